@@ -46,3 +46,14 @@ pub const CALLS_PER_CONNECTION_MAX: usize = 256;
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 * KIB;
 /// Header lines of an HTTP request.
 pub const HTTP_HEADERS_MAX: usize = 64;
+
+// Nodes.
+
+/// Invocations under way in the whole Gateway.
+pub const INVOKES_MAX: usize = 4096;
+/// Invocations that ended without a result and whose late result is still recognised.
+pub const INVOKES_FINISHED_MAX: usize = 1024;
+/// How long a node may take when the caller names no time, in milliseconds.
+pub const INVOKE_TIMEOUT_MS_DEFAULT: u64 = 30_000;
+/// The longest time a caller may name, in milliseconds (a day).
+pub const INVOKE_TIMEOUT_MS_MAX: u64 = 86_400_000;
