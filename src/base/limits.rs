@@ -46,3 +46,10 @@ pub const CALLS_PER_CONNECTION_MAX: usize = 256;
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 * KIB;
 /// Header lines of an HTTP request.
 pub const HTTP_HEADERS_MAX: usize = 64;
+
+// Who may come in.
+
+/// Entries of one forwarded chain. Two proxies in a row are unusual; more than this is an attack or a loop.
+pub const FORWARDED_HOPS_MAX: usize = 16;
+/// One client, origin or identity header that we read, in bytes.
+pub const INGRESS_HEADER_BYTES_MAX: usize = 4 * KIB;
