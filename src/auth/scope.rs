@@ -184,6 +184,12 @@ impl ScopeSet {
     }
 }
 
+impl From<Scope> for ScopeSet {
+    fn from(scope: Scope) -> Self {
+        Self(scope.bit())
+    }
+}
+
 impl FromIterator<Scope> for ScopeSet {
     fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
         Self(scopes.into_iter().fold(0, |bits, scope| bits | scope.bit()))

@@ -57,3 +57,9 @@ pub const INVOKES_FINISHED_MAX: usize = 1024;
 pub const INVOKE_TIMEOUT_MS_DEFAULT: u64 = 30_000;
 /// The longest time a caller may name, in milliseconds (a day).
 pub const INVOKE_TIMEOUT_MS_MAX: u64 = 86_400_000;
+// Who may come in.
+
+/// Entries of one forwarded chain. Two proxies in a row are unusual; more than this is an attack or a loop.
+pub const FORWARDED_HOPS_MAX: usize = 16;
+/// One client, origin or identity header that we read, in bytes.
+pub const INGRESS_HEADER_BYTES_MAX: usize = 4 * KIB;
