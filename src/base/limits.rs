@@ -63,3 +63,19 @@ pub const INVOKE_TIMEOUT_MS_MAX: u64 = 86_400_000;
 pub const FORWARDED_HOPS_MAX: usize = 16;
 /// One client, origin or identity header that we read, in bytes.
 pub const INGRESS_HEADER_BYTES_MAX: usize = 4 * KIB;
+
+// Callers.
+
+/// Calls without the right role or scope before the session is ended.
+pub const UNAUTHORIZED_CALLS_MAX: u32 = 20;
+
+// Pairing.
+
+/// Devices that may be paired.
+pub const DEVICES_MAX: usize = 4096;
+/// Device requests that may wait for an operator; the oldest gives way.
+pub const PAIRING_REQUESTS_MAX: usize = 64;
+/// How long a device request waits, in milliseconds (an hour).
+pub const PAIRING_REQUEST_TTL_MS: u64 = 3_600_000;
+/// Characters of a name that an operator gives to a device or node.
+pub const NAME_CHARS_MAX: usize = 64;
