@@ -103,7 +103,7 @@ fn requests_are_bounded_and_the_oldest_gives_way() {
     for n in 0..=limits::PAIRING_REQUESTS_MAX {
         let mut facts = facts(0, Role::Operator, ScopeSet::NONE);
         facts.id =
-            DeviceId::from_digest(std::array::from_fn(|at| if at == 0 { n as u8 } else { 7 }));
+            DeviceId::from_digest(std::array::from_fn(|at| if at == 0 { u8::try_from(n).unwrap() } else { 7 }));
         let filed = pairing.file_request(facts, format!("r{n:03}"), NOW + n as u64);
         pairing.apply(filed.changes);
     }
