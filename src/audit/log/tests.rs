@@ -360,6 +360,8 @@ fn child_fills_its_disk() {
         }
     }
     assert!(appended > 5 && failed > 5, "{appended} {failed}");
+    let left = fs::read(file_path(&dir, 1)).unwrap();
+    assert_eq!(left.last(), Some(&b'\n'), "half a line is left");
     limit(None);
     for _ in 0..5 {
         log.append(&event("space again"), Durability::Grouped)
