@@ -435,3 +435,6 @@ fn push_code_point(named: &mut Vec<u8>, code_point: u32) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
