@@ -71,6 +71,25 @@ fn kinds_of_refusal_are_kept_apart() {
     ));
 }
 
+/// `INVARIANTS.md` W4: none of these may reach a handler, or panic.
+#[test]
+fn w4_hostile_json_is_refused_or_harmless() {
+    let params =
+        |params: &str| format!(r#"{{"type":"req","id":"1","method":"x","params":{params}}}"#);
+    let deep = params(&format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)));
+    for text in [
+        &deep,
+        &params(r#"{"role":"node","role":"operator"}"#),
+        &params(r#"{"role":"node","r\u006fle":"operator"}"#),
+    ] {
+        assert!(matches!(decode(text), Err(EnvelopeError::Unsafe(_))));
+    }
+    // Relayed text may hold a NUL or a lone surrogate; a field that we read may hold only the former.
+    assert!(decode(&params(r#"{"a":"\u0000","b":"\ud800"}"#)).is_ok());
+    assert!(decode(r#"{"type":"req","id":"\ud800","method":"x"}"#).is_err());
+    assert!(decode(&params("\"\0\"")).is_err());
+}
+
 #[test]
 fn refused_frames_say_why_and_keep_an_id_to_answer_to() {
     let some = |id: &str| Some(id.to_owned());
