@@ -1,1 +1,52 @@
+//! The machine under us: clock, randomness, host name, facts, and private files.
+//!
+//! In: nothing, or a path. Out: values that the pure layers take as arguments, and files that only our user can read.
+//! Attacker controls: nothing here; a local user may have prepared paths, which `files` refuses.
+//! Bounds: every read names its largest size.
+//! Errors: `files::FileError`, each naming the path, what is wrong and the right value.
 
+pub mod facts;
+pub mod files;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use facts::{HostStats, Platform, host_name, platform};
+
+/// Wall time in Unix milliseconds; 0 if the clock stands before 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
+}
+
+/// Bytes from the operating system's generator.
+///
+/// A machine without randomness cannot make a nonce or a token that anyone should trust, so the process
+/// ends instead of going on with a weak one.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        eprintln!("portcullis: the operating system gives no random bytes ({error}); stopping");
+        std::process::abort();
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_differs() {
+        assert_ne!(random::<16>(), random::<16>());
+        assert_ne!(random::<32>(), [0; 32]);
+    }
+
+    #[test]
+    fn the_clock_is_in_milliseconds() {
+        // 2024-01-01 and 2200-01-01.
+        assert!((1_704_067_200_000..7_258_118_400_000).contains(&now_ms()));
+    }
+}
