@@ -18,6 +18,10 @@ pub const OUTBOX_BYTES_MAX: usize = 50 * MIB;
 pub const JSON_DEPTH_MAX: usize = 64;
 /// Keys of one JSON object that are checked for duplicates.
 pub const JSON_KEYS_MAX: usize = 4096;
+/// A request's id, in bytes. It is echoed, so it is not for free; recorded ones have about 40.
+pub const RPC_ID_BYTES_MAX: usize = 256;
+/// A method's or event's name, in bytes. The longest of the reference has about 50.
+pub const RPC_METHOD_BYTES_MAX: usize = 128;
 
 // Time.
 
