@@ -1,0 +1,437 @@
+//! From the tree to settings, once: parse, don't validate.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::env::Env;
+use super::error::ConfigError;
+use super::load::{self, Paths};
+use super::reader::{self, Reader};
+use super::schema::{self, Ineffective};
+use super::secret_ref::{self, Resolver, SecretInput};
+use super::tree::Tree;
+use crate::auth::scope::{Scope, ScopeSet};
+use crate::ingress::cidr::Cidr;
+
+pub const PORT_DEFAULT: u16 = 18789;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GatewayMode {
+    /// The Gateway runs here. Also what `manual` and no mode at all mean.
+    Local,
+    /// The Gateway is elsewhere; this machine holds clients of it.
+    Remote,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bind {
+    Loopback,
+    Lan,
+    Tailnet,
+    Custom,
+    Auto,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AuthMode {
+    None,
+    Token,
+    Password,
+    TrustedProxy,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TailscaleMode {
+    Off,
+    Serve,
+    Funnel,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RateLimit {
+    pub max_attempts: u32,
+    pub window: Duration,
+    pub lockout: Duration,
+    pub exempt_loopback: bool,
+}
+
+#[derive(Clone)]
+pub struct Auth {
+    pub mode: Option<AuthMode>,
+    pub token: SecretInput,
+    pub password: SecretInput,
+    /// As written; decision 3 gives the default.
+    pub allow_tailscale: Option<bool>,
+    pub local_operator_scopes: ScopeSet,
+    pub rate_limit: RateLimit,
+}
+
+/// `gateway.remote`: a client's settings. They never configure the server.
+#[derive(Clone)]
+pub struct Remote {
+    pub url: Option<String>,
+    pub token: SecretInput,
+    pub password: SecretInput,
+    pub tls_fingerprint: Option<String>,
+    /// `transport: "ssh"`.
+    pub over_ssh: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct ControlUi {
+    pub enabled: bool,
+    pub allowed_origins: Vec<String>,
+    pub device_auth_disabled: bool,
+}
+
+/// What one node, or every node, may be told to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandRules {
+    pub allow: Option<Vec<String>>,
+    pub deny: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Nodes {
+    pub commands: CommandRules,
+    /// By device id; narrows `commands` for one node.
+    pub entries: BTreeMap<String, CommandRules>,
+    pub auto_approve_local: bool,
+    pub auto_approve_cidrs: Vec<Cidr>,
+}
+
+#[derive(Clone)]
+pub struct Gateway {
+    pub mode: GatewayMode,
+    /// `gateway.port`, before flag and environment.
+    pub port: Option<u16>,
+    pub bind: Bind,
+    pub custom_bind_host: Option<String>,
+    pub auth: Auth,
+    pub remote: Remote,
+    pub trusted_proxies: Vec<Cidr>,
+    pub allow_real_ip_fallback: bool,
+    pub allow_plaintext_from: Vec<Cidr>,
+    pub public_hosts: Vec<String>,
+    pub control_ui: ControlUi,
+    pub nodes: Nodes,
+    pub tailscale: TailscaleMode,
+}
+
+/// In the order of strictness.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum ExecMode {
+    Deny,
+    Allowlist,
+    Ask,
+    Full,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exec {
+    pub mode: ExecMode,
+    pub host: Option<String>,
+    pub node: Option<String>,
+    pub timeout: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Agent {
+    /// The model that the operator named, if any.
+    pub model: Option<String>,
+    pub timeout: Option<Duration>,
+}
+
+/// The whole config.
+#[derive(Clone)]
+pub struct Settings {
+    pub paths: Paths,
+    pub gateway: Gateway,
+    pub exec: Exec,
+    pub agent: Agent,
+    pub resolver: Resolver,
+    pub env: Env,
+    /// Known settings that have no effect here.
+    pub warnings: Vec<Ineffective>,
+}
+
+impl Settings {
+    /// Reads the profile's config file and parses all of it.
+    pub fn load(env: &Env, profile: Option<&str>) -> Result<Self, ConfigError> {
+        let paths = Paths::find(env, profile)?;
+        let document = load::read(&paths.config)?;
+        let settings = Self::from_tree(&document.tree, env, paths)?;
+        if let Some(mode) = document.readable_by_others {
+            settings.refuse_readable_literals(mode)?;
+        }
+        Ok(settings)
+    }
+
+    pub(super) fn from_tree(tree: &Tree, env: &Env, paths: Paths) -> Result<Self, ConfigError> {
+        let warnings = schema::check(tree)?;
+        let resolver = Resolver::from_config(tree, env.clone(), paths.home.as_deref())?;
+        let reader = Reader { tree };
+        Ok(Self {
+            gateway: gateway(reader, &resolver)?,
+            exec: exec(reader)?,
+            agent: agent(reader)?,
+            resolver,
+            env: env.clone(),
+            warnings,
+            paths,
+        })
+    }
+
+    /// Secrets in the clear belong in a file that only its owner can read.
+    fn refuse_readable_literals(&self, mode: u32) -> Result<(), ConfigError> {
+        let fields = [
+            &self.gateway.auth.token,
+            &self.gateway.auth.password,
+            &self.gateway.remote.token,
+            &self.gateway.remote.password,
+        ];
+        if fields
+            .iter()
+            .any(|field| matches!(field, SecretInput::Literal(_)))
+        {
+            return Err(ConfigError::Exposed {
+                path: self.paths.config.clone(),
+                why: format!("it holds a secret and its mode {mode:04o} lets others read it"),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn gateway(reader: Reader<'_>, resolver: &Resolver) -> Result<Gateway, ConfigError> {
+    let secret =
+        |setting: &str| secret_ref::parse_input(setting, reader.tree.at(setting), resolver);
+    let mode = reader.one_of(
+        "gateway.mode",
+        &[
+            ("local", GatewayMode::Local),
+            ("manual", GatewayMode::Local),
+            ("remote", GatewayMode::Remote),
+        ],
+    )?;
+    let bind = reader.one_of(
+        "gateway.bind",
+        &[
+            ("loopback", Bind::Loopback),
+            ("lan", Bind::Lan),
+            ("tailnet", Bind::Tailnet),
+            ("custom", Bind::Custom),
+            ("auto", Bind::Auto),
+        ],
+    )?;
+    let tailscale = reader.one_of(
+        "gateway.tailscale.mode",
+        &[
+            ("off", TailscaleMode::Off),
+            ("serve", TailscaleMode::Serve),
+            ("funnel", TailscaleMode::Funnel),
+        ],
+    )?;
+    let over_ssh = reader.one_of(
+        "gateway.remote.transport",
+        &[("direct", false), ("ssh", true)],
+    )?;
+    Ok(Gateway {
+        mode: mode.unwrap_or(GatewayMode::Local),
+        port: reader
+            .whole("gateway.port", (1, 65535))?
+            .and_then(|port| u16::try_from(port).ok()),
+        bind: bind.unwrap_or(Bind::Loopback),
+        custom_bind_host: reader.text("gateway.customBindHost")?.map(str::to_owned),
+        auth: Auth {
+            mode: auth_mode(reader)?,
+            token: secret("gateway.auth.token")?,
+            password: secret("gateway.auth.password")?,
+            allow_tailscale: reader.flag("gateway.auth.allowTailscale")?,
+            local_operator_scopes: local_operator_scopes(reader)?,
+            rate_limit: rate_limit(reader)?,
+        },
+        remote: Remote {
+            url: reader.text("gateway.remote.url")?.map(str::to_owned),
+            token: secret("gateway.remote.token")?,
+            password: secret("gateway.remote.password")?,
+            tls_fingerprint: reader
+                .text("gateway.remote.tlsFingerprint")?
+                .map(str::to_owned),
+            over_ssh: over_ssh.unwrap_or(false),
+        },
+        trusted_proxies: reader.cidrs("gateway.trustedProxies")?,
+        allow_real_ip_fallback: reader.flag("gateway.allowRealIpFallback")?.unwrap_or(false),
+        allow_plaintext_from: reader.cidrs("gateway.allowPlaintextFrom")?,
+        public_hosts: reader.texts("gateway.publicHosts")?.unwrap_or_default(),
+        control_ui: ControlUi {
+            enabled: reader.flag("gateway.controlUi.enabled")?.unwrap_or(true),
+            allowed_origins: reader
+                .texts("gateway.controlUi.allowedOrigins")?
+                .unwrap_or_default(),
+            device_auth_disabled: reader
+                .flag("gateway.controlUi.dangerouslyDisableDeviceAuth")?
+                .unwrap_or(false),
+        },
+        nodes: nodes(reader)?,
+        tailscale: tailscale.unwrap_or(TailscaleMode::Off),
+    })
+}
+
+/// The words of `gateway.auth.mode` and of `--auth`.
+pub(super) const AUTH_MODES: &[(&str, AuthMode)] = &[
+    ("none", AuthMode::None),
+    ("token", AuthMode::Token),
+    ("password", AuthMode::Password),
+    ("trusted-proxy", AuthMode::TrustedProxy),
+];
+
+fn auth_mode(reader: Reader<'_>) -> Result<Option<AuthMode>, ConfigError> {
+    reader.one_of("gateway.auth.mode", AUTH_MODES)
+}
+
+fn local_operator_scopes(reader: Reader<'_>) -> Result<ScopeSet, ConfigError> {
+    const SETTING: &str = "gateway.auth.localOperatorScopes";
+    let Some(names) = reader.texts(SETTING)? else {
+        return Ok(ScopeSet::all());
+    };
+    let words: Vec<(&str, Scope)> = Scope::ALL
+        .iter()
+        .map(|scope| (scope.as_str(), *scope))
+        .collect();
+    for name in &names {
+        reader::word(SETTING, name, &words)?;
+    }
+    Ok(ScopeSet::from_wire(&names))
+}
+
+/// Zero and below are refused: they would read as "no limit" (R4).
+fn rate_limit(reader: Reader<'_>) -> Result<RateLimit, ConfigError> {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let attempts = reader.whole("gateway.auth.rateLimit.maxAttempts", (1, 10_000))?;
+    let window = reader.whole("gateway.auth.rateLimit.windowMs", (1000, DAY_MS))?;
+    let lockout = reader.whole("gateway.auth.rateLimit.lockoutMs", (1000, DAY_MS))?;
+    Ok(RateLimit {
+        max_attempts: attempts
+            .and_then(|attempts| u32::try_from(attempts).ok())
+            .unwrap_or(10),
+        window: Duration::from_millis(window.unwrap_or(60_000)),
+        lockout: Duration::from_millis(lockout.unwrap_or(300_000)),
+        exempt_loopback: reader
+            .flag("gateway.auth.rateLimit.exemptLoopback")?
+            .unwrap_or(true),
+    })
+}
+
+fn nodes(reader: Reader<'_>) -> Result<Nodes, ConfigError> {
+    let mut entries = BTreeMap::new();
+    if let Some(Tree::Map(nodes)) = reader.tree.at("gateway.nodes.entries") {
+        for (id, entry) in nodes {
+            if id.contains('.') || id.trim().is_empty() {
+                return Err(ConfigError::BadValue {
+                    setting: "gateway.nodes.entries".to_owned(),
+                    got: "a key that is no node's id".to_owned(),
+                    want: "the ids that `portcullis nodes list` shows".to_owned(),
+                });
+            }
+            let prefix = format!("gateway.nodes.entries.{id}");
+            if !matches!(entry, Tree::Null) {
+                entries.insert(id.clone(), command_rules(reader, &prefix)?);
+            }
+        }
+    }
+    let mut commands = command_rules(reader, "gateway.nodes")?;
+    // The names of earlier releases. Both forms of the deny list count; two allow lists could only be guessed at.
+    if let Some(allow) = reader.texts("gateway.nodes.allowCommands")? {
+        if commands.allow.is_some() {
+            return Err(ConfigError::Conflict {
+                setting: "gateway.nodes.allowCommands".to_owned(),
+                why: "gateway.nodes.commands.allow is set too; keep only that one".to_owned(),
+            });
+        }
+        commands.allow = Some(allow);
+    }
+    commands.deny.extend(
+        reader
+            .texts("gateway.nodes.denyCommands")?
+            .unwrap_or_default(),
+    );
+    Ok(Nodes {
+        commands,
+        entries,
+        auto_approve_local: reader
+            .flag("gateway.nodes.pairing.autoApproveLocal")?
+            .unwrap_or(true),
+        auto_approve_cidrs: reader.cidrs("gateway.nodes.pairing.autoApproveCidrs")?,
+    })
+}
+
+fn command_rules(reader: Reader<'_>, prefix: &str) -> Result<CommandRules, ConfigError> {
+    Ok(CommandRules {
+        allow: reader.texts(&format!("{prefix}.commands.allow"))?,
+        deny: reader
+            .texts(&format!("{prefix}.commands.deny"))?
+            .unwrap_or_default(),
+    })
+}
+
+/// The strictest of all that is said; `ask` if nothing is (decision 25).
+fn exec(reader: Reader<'_>) -> Result<Exec, ConfigError> {
+    let mode = reader.one_of(
+        "tools.exec.mode",
+        &[
+            ("deny", ExecMode::Deny),
+            ("allowlist", ExecMode::Allowlist),
+            ("ask", ExecMode::Ask),
+            ("auto", ExecMode::Ask),
+            ("full", ExecMode::Full),
+        ],
+    )?;
+    let security = reader.one_of(
+        "tools.exec.security",
+        &[
+            ("deny", ExecMode::Deny),
+            ("allowlist", ExecMode::Allowlist),
+            ("full", ExecMode::Full),
+        ],
+    )?;
+    // `off` adds nothing to what `security` says; the others want a question.
+    let ask = reader.one_of(
+        "tools.exec.ask",
+        &[("off", None), ("on-miss", Some(())), ("always", Some(()))],
+    )?;
+    reader.one_of(
+        "tools.exec.askFallback",
+        &[("deny", ()), ("allowlist", ()), ("full", ())],
+    )?;
+    let legacy = match (security, ask.flatten()) {
+        (Some(ExecMode::Deny), _) => Some(ExecMode::Deny),
+        (Some(_), Some(())) | (None, Some(())) => Some(ExecMode::Ask),
+        (said, None) => said,
+    };
+    let timeout = reader.whole("tools.exec.timeoutSeconds", (1, 86_400))?;
+    Ok(Exec {
+        mode: mode
+            .into_iter()
+            .chain(legacy)
+            .min()
+            .unwrap_or(ExecMode::Ask),
+        host: reader.text("tools.exec.host")?.map(str::to_owned),
+        node: reader.text("tools.exec.node")?.map(str::to_owned),
+        timeout: timeout.map(Duration::from_secs),
+    })
+}
+
+fn agent(reader: Reader<'_>) -> Result<Agent, ConfigError> {
+    const MODEL: &str = "agents.defaults.model";
+    // A string, or an object whose `primary` is one.
+    let model = match reader.tree.at(MODEL) {
+        Some(Tree::Map(_)) => reader.text("agents.defaults.model.primary")?,
+        _ => reader.text(MODEL)?,
+    };
+    let timeout = reader.whole("agents.defaults.timeoutSeconds", (1, 604_800))?;
+    Ok(Agent {
+        model: model.map(str::to_owned),
+        timeout: timeout.map(Duration::from_secs),
+    })
+}
