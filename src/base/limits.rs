@@ -14,10 +14,18 @@ pub const MESSAGE_BYTES_MAX: usize = 25 * MIB;
 /// What one connection's outbox may hold, in bytes; told to the client as `policy.maxBufferedBytes`.
 /// A peer that reads slower than this is cut off.
 pub const OUTBOX_BYTES_MAX: usize = 50 * MIB;
+/// Frames of one WebSocket message; 64 bytes a frame still carry 8 MiB.
+pub const FRAGMENTS_MAX: u32 = 128 * 1024;
+/// Frames of one WebSocket message that carry nothing: they cost us time and never fill the message's size.
+pub const FRAGMENTS_EMPTY_MAX: u32 = 64;
 /// Nesting of a JSON frame. The deepest recorded frame has 12 levels.
 pub const JSON_DEPTH_MAX: usize = 64;
 /// Keys of one JSON object that are checked for duplicates.
 pub const JSON_KEYS_MAX: usize = 4096;
+/// A request's id, in bytes. It is echoed, so it is not for free; recorded ones have about 40.
+pub const RPC_ID_BYTES_MAX: usize = 256;
+/// A method's or event's name, in bytes. The longest of the reference has about 50.
+pub const RPC_METHOD_BYTES_MAX: usize = 128;
 
 // Time.
 
@@ -46,3 +54,36 @@ pub const CALLS_PER_CONNECTION_MAX: usize = 256;
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 * KIB;
 /// Header lines of an HTTP request.
 pub const HTTP_HEADERS_MAX: usize = 64;
+
+// Nodes.
+
+/// Invocations under way in the whole Gateway.
+pub const INVOKES_MAX: usize = 4096;
+/// Invocations that ended without a result and whose late result is still recognised.
+pub const INVOKES_FINISHED_MAX: usize = 1024;
+/// How long a node may take when the caller names no time, in milliseconds.
+pub const INVOKE_TIMEOUT_MS_DEFAULT: u64 = 30_000;
+/// The longest time a caller may name, in milliseconds (a day).
+pub const INVOKE_TIMEOUT_MS_MAX: u64 = 86_400_000;
+// Who may come in.
+
+/// Entries of one forwarded chain. Two proxies in a row are unusual; more than this is an attack or a loop.
+pub const FORWARDED_HOPS_MAX: usize = 16;
+/// One client, origin or identity header that we read, in bytes.
+pub const INGRESS_HEADER_BYTES_MAX: usize = 4 * KIB;
+
+// Callers.
+
+/// Calls without the right role or scope before the session is ended.
+pub const UNAUTHORIZED_CALLS_MAX: u32 = 20;
+
+// Pairing.
+
+/// Devices that may be paired.
+pub const DEVICES_MAX: usize = 4096;
+/// Device requests that may wait for an operator; the oldest gives way.
+pub const PAIRING_REQUESTS_MAX: usize = 64;
+/// How long a device request waits, in milliseconds (an hour).
+pub const PAIRING_REQUEST_TTL_MS: u64 = 3_600_000;
+/// Characters of a name that an operator gives to a device or node.
+pub const NAME_CHARS_MAX: usize = 64;

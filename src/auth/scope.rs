@@ -1,0 +1,292 @@
+//! Roles and scopes: the words in which a permission is written.
+//!
+//! In: scope names as a peer or the config writes them. Out: a `ScopeSet`, a closed set of bits.
+//! Attacker controls: every name. Bounds: a name that we do not know adds nothing, so a set has one size.
+//! Errors: none; an unknown scope is never granted and never implied, not even by `operator.admin`.
+
+use std::fmt;
+
+/// What a connection is: an operator decides, a node executes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Role {
+    Operator,
+    Node,
+}
+
+impl Role {
+    pub fn from_wire(text: &str) -> Option<Self> {
+        match text {
+            "operator" => Some(Self::Operator),
+            "node" => Some(Self::Node),
+            _ => None,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Node => "node",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One operator scope. Nodes have none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Scope {
+    Admin,
+    Read,
+    Write,
+    Approvals,
+    Questions,
+    Pairing,
+    Talk,
+    TalkSecrets,
+}
+
+impl Scope {
+    pub const ALL: [Self; 8] = [
+        Self::Admin,
+        Self::Read,
+        Self::Write,
+        Self::Approvals,
+        Self::Questions,
+        Self::Pairing,
+        Self::Talk,
+        Self::TalkSecrets,
+    ];
+
+    pub fn from_wire(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == text)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "operator.admin",
+            Self::Read => "operator.read",
+            Self::Write => "operator.write",
+            Self::Approvals => "operator.approvals",
+            Self::Questions => "operator.questions",
+            Self::Pairing => "operator.pairing",
+            Self::Talk => "operator.talk",
+            Self::TalkSecrets => "operator.talk.secrets",
+        }
+    }
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A set of scopes as granted. What they imply is asked with `allows`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ScopeSet(u8);
+
+impl ScopeSet {
+    pub const NONE: Self = Self(0);
+
+    /// Every scope that an operator can hold.
+    pub fn all() -> Self {
+        Scope::ALL.into_iter().collect()
+    }
+
+    /// The known scopes among these names. Unknown ones are left out.
+    pub fn from_wire<S: AsRef<str>>(names: &[S]) -> Self {
+        names
+            .iter()
+            .filter_map(|name| Scope::from_wire(name.as_ref()))
+            .collect()
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether exactly this scope was granted.
+    pub fn contains(self, scope: Scope) -> bool {
+        self.0 & scope.bit() != 0
+    }
+
+    /// Whether a holder may do what needs this scope: it was granted, or a granted one implies it.
+    pub fn allows(self, scope: Scope) -> bool {
+        if self.contains(scope) || self.contains(Scope::Admin) {
+            return true;
+        }
+        match scope {
+            Scope::Read | Scope::Talk => self.contains(Scope::Write),
+            Scope::Admin
+            | Scope::Write
+            | Scope::Approvals
+            | Scope::Questions
+            | Scope::Pairing
+            | Scope::TalkSecrets => false,
+        }
+    }
+
+    /// The first scope of `wanted` that a holder may not exercise.
+    pub fn first_missing(self, wanted: Self) -> Option<Scope> {
+        wanted.iter().find(|scope| !self.allows(*scope))
+    }
+
+    pub fn allows_all(self, wanted: Self) -> bool {
+        self.first_missing(wanted).is_none()
+    }
+
+    /// Those of `wanted` that a holder may exercise: a request cut to what was granted, never widened by it.
+    #[must_use]
+    pub fn limit(self, wanted: Self) -> Self {
+        wanted.iter().filter(|scope| self.allows(*scope)).collect()
+    }
+
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Scope> {
+        Scope::ALL
+            .into_iter()
+            .filter(move |scope| self.contains(*scope))
+    }
+
+    /// The names, in the order of `Scope::ALL`.
+    pub fn to_wire(self) -> Vec<&'static str> {
+        self.iter().map(Scope::as_str).collect()
+    }
+
+    /// The names in the order in which they were asked for, as `hello-ok` echoes them; the rest follow.
+    pub fn to_wire_as_asked<S: AsRef<str>>(self, asked: &[S]) -> Vec<&'static str> {
+        let mut left = self;
+        let mut names = Vec::new();
+        for scope in asked
+            .iter()
+            .filter_map(|name| Scope::from_wire(name.as_ref()))
+        {
+            if left.contains(scope) {
+                left.0 &= !scope.bit();
+                names.push(scope.as_str());
+            }
+        }
+        names.extend(left.iter().map(Scope::as_str));
+        names
+    }
+}
+
+impl From<Scope> for ScopeSet {
+    fn from(scope: Scope) -> Self {
+        Self(scope.bit())
+    }
+}
+
+impl FromIterator<Scope> for ScopeSet {
+    fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
+        Self(scopes.into_iter().fold(0, |bits, scope| bits | scope.bit()))
+    }
+}
+
+impl fmt::Debug for ScopeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.to_wire()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> ScopeSet {
+        ScopeSet::from_wire(names)
+    }
+
+    #[test]
+    fn names_round_trip() {
+        for scope in Scope::ALL {
+            assert_eq!(Scope::from_wire(scope.as_str()), Some(scope));
+        }
+        for unknown in ["", "banana", "operator.Admin", "operator.admin ", "admin"] {
+            assert_eq!(Scope::from_wire(unknown), None);
+        }
+        assert_eq!(Role::from_wire("Operator"), None);
+    }
+
+    #[test]
+    fn admin_implies_all_write_implies_read_and_talk_and_nothing_else_implies() {
+        for scope in Scope::ALL {
+            assert!(set(&["operator.admin"]).allows(scope));
+        }
+        let write = set(&["operator.write"]);
+        assert!(write.allows(Scope::Read) && write.allows(Scope::Talk));
+        assert!(!write.allows(Scope::Admin) && !write.allows(Scope::Pairing));
+        for holder in Scope::ALL.into_iter().skip(3) {
+            let alone: ScopeSet = [holder].into_iter().collect();
+            assert_eq!(alone.limit(ScopeSet::all()), alone);
+        }
+    }
+
+    #[test]
+    fn s2_unknown_scopes_are_never_granted() {
+        assert_eq!(
+            set(&["banana", "operator.read", "operator.everything"]).to_wire(),
+            ["operator.read"]
+        );
+    }
+
+    #[test]
+    fn s8_an_empty_list_is_none() {
+        assert_eq!(ScopeSet::all().limit(set(&[])), ScopeSet::NONE);
+        assert!(set(&[]).is_empty());
+    }
+
+    #[test]
+    fn limit_narrows_and_never_widens() {
+        assert_eq!(
+            set(&["operator.read"])
+                .limit(set(&["operator.admin", "operator.read"]))
+                .to_wire(),
+            ["operator.read"]
+        );
+        assert_eq!(
+            set(&["operator.admin"])
+                .limit(set(&["operator.pairing"]))
+                .to_wire(),
+            ["operator.pairing"]
+        );
+        for a in 0..=u8::MAX {
+            for b in 0..=u8::MAX {
+                let limited = ScopeSet(a).limit(ScopeSet(b));
+                assert_eq!(limited.0 & !b, 0, "never more than was asked");
+                assert!(
+                    ScopeSet(a).allows_all(limited),
+                    "never more than is allowed"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_request_is_echoed() {
+        let granted = set(&["operator.admin", "operator.pairing"]);
+        let asked = [
+            "operator.pairing",
+            "x",
+            "operator.admin",
+            "operator.pairing",
+        ];
+        assert_eq!(
+            granted.to_wire_as_asked(&asked),
+            ["operator.pairing", "operator.admin"]
+        );
+    }
+}
