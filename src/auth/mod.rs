@@ -7,5 +7,8 @@
 //! Errors: `admission::AdmissionRefusal`, `permission::PermissionRefusal`.
 
 pub mod device;
+pub mod permission;
+pub mod rate_limit;
 pub mod scope;
 pub mod secret_eq;
+pub mod whois;

@@ -57,3 +57,11 @@ pub const HTTP_HEADERS_MAX: usize = 64;
 pub const FORWARDED_HOPS_MAX: usize = 16;
 /// One client, origin or identity header that we read, in bytes.
 pub const INGRESS_HEADER_BYTES_MAX: usize = 4 * KIB;
+/// Clients whose failed attempts are remembered, per process. The oldest is forgotten first.
+pub const LIMITER_ENTRIES_MAX: usize = 4096;
+/// Wrong secrets of one client that wait for their late answer. More than one client's pre-auth sockets.
+pub const LATE_ANSWERS_PER_CLIENT_MAX: u32 = 64;
+/// Wrong secrets that wait for their late answer, in all.
+pub const LATE_ANSWERS_MAX: u32 = 1024;
+/// Failed attempts of all clients within one window from which on everybody unpaired is slowed down.
+pub const GLOBAL_FAILURES_SLOW: u32 = 300;
