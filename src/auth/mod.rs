@@ -6,6 +6,7 @@
 //! attempt; the limiter's tables are bounded by `limits`.
 //! Errors: `admission::AdmissionRefusal`, `permission::PermissionRefusal`.
 
+pub mod admission;
 pub mod device;
 pub mod permission;
 pub mod rate_limit;
