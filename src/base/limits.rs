@@ -87,3 +87,28 @@ pub const PAIRING_REQUESTS_MAX: usize = 64;
 pub const PAIRING_REQUEST_TTL_MS: u64 = 3_600_000;
 /// Characters of a name that an operator gives to a device or node.
 pub const NAME_CHARS_MAX: usize = 64;
+/// Clients whose failed attempts are remembered, per process. The oldest is forgotten first.
+pub const LIMITER_ENTRIES_MAX: usize = 4096;
+/// Wrong secrets of one client that wait for their late answer. More than one client's pre-auth sockets.
+pub const LATE_ANSWERS_PER_CLIENT_MAX: u32 = 64;
+/// Wrong secrets that wait for their late answer, in all.
+pub const LATE_ANSWERS_MAX: u32 = 1024;
+/// Failed attempts of all clients within one window from which on everybody unpaired is slowed down.
+pub const GLOBAL_FAILURES_SLOW: u32 = 300;
+
+// Pairing.
+
+/// Paired devices. Only holders of the shared secret, and operators, add to them.
+pub const PAIRED_DEVICES_MAX: usize = 4096;
+/// Devices that wait for an operator's approval.
+pub const PAIRING_REQUESTS_MAX: usize = 64;
+/// How long a device's pairing request waits. A node's surface request waits until it is decided.
+pub const PAIRING_REQUEST_TTL: Duration = Duration::from_secs(300);
+/// Capabilities, and commands, that a node may declare.
+pub const NODE_SURFACE_NAMES_MAX: usize = 256;
+/// One capability's or command's name, in bytes.
+pub const NODE_SURFACE_NAME_BYTES_MAX: usize = 128;
+/// An operator's label for a device, in characters.
+pub const DEVICE_LABEL_CHARS_MAX: usize = 64;
+/// A display name, version or other word that a device says about itself, in characters; the rest is cut.
+pub const DEVICE_TEXT_CHARS_MAX: usize = 128;
