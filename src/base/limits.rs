@@ -112,3 +112,33 @@ pub const NODE_SURFACE_NAME_BYTES_MAX: usize = 128;
 pub const DEVICE_LABEL_CHARS_MAX: usize = 64;
 /// A display name, version or other word that a device says about itself, in characters; the rest is cut.
 pub const DEVICE_TEXT_CHARS_MAX: usize = 128;
+// Agent.
+
+/// A session key, in bytes; the reference's schema allows 512 characters.
+pub const SESSION_KEY_BYTES_MAX: usize = 512;
+/// One chat message, in bytes. It is kept in the transcript and in the queue.
+pub const CHAT_MESSAGE_BYTES_MAX: usize = 64 * KIB;
+/// A run id (the client's idempotency key), in bytes; the reference's schema allows 256 characters.
+pub const RUN_ID_BYTES_MAX: usize = 256;
+/// Messages that wait behind the running turn of one session.
+pub const SESSION_QUEUE_MAX: usize = 16;
+/// Sessions whose turn is running or waiting at once, in all.
+pub const ACTIVE_SESSIONS_MAX: usize = 64;
+/// Finished runs that are remembered for their idempotency keys.
+pub const FINISHED_RUNS_MAX: usize = 1024;
+/// The text of a finished run that is remembered with it, in bytes; the transcript holds the whole.
+pub const FINISHED_TEXT_BYTES_MAX: usize = 4 * KIB;
+/// What one turn may say, in bytes. Each delta repeats the text so far, so this bounds the square.
+pub const TURN_TEXT_BYTES_MAX: usize = 128 * KIB;
+/// Rounds of tool calls in one turn.
+pub const TURN_STEPS_MAX: usize = 32;
+/// Tool calls that a provider may ask for in one step.
+pub const STEP_TOOL_CALLS_MAX: usize = 16;
+/// What the chat shows of one output stream of a command, in bytes: its head and its tail.
+pub const TOOL_TEXT_BYTES_MAX: usize = 16 * KIB;
+/// What one tool call may stream while it runs, in bytes; the rest comes with the result.
+pub const TOOL_UPDATES_BYTES_MAX: usize = 64 * KIB;
+/// Programs that one `which` may ask for.
+pub const WHICH_BINS_MAX: usize = 16;
+/// Messages that one history answer may hold.
+pub const HISTORY_MESSAGES_MAX: usize = 1000;

@@ -232,6 +232,9 @@ pub struct AgentEvent {
     pub session_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
+    /// Said of runs that a chat began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_heartbeat: Option<bool>,
     pub data: Value,
 }
 
