@@ -403,7 +403,7 @@ pub struct NodeEventResult {
 }
 
 /// `node.runnerInventory.update`. Not in the schema and not used: every key is taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRunnerInventoryParams {}
 
 /// `node.skills.update`.
