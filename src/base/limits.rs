@@ -14,6 +14,10 @@ pub const MESSAGE_BYTES_MAX: usize = 25 * MIB;
 /// What one connection's outbox may hold, in bytes; told to the client as `policy.maxBufferedBytes`.
 /// A peer that reads slower than this is cut off.
 pub const OUTBOX_BYTES_MAX: usize = 50 * MIB;
+/// Frames of one WebSocket message; 64 bytes a frame still carry 8 MiB.
+pub const FRAGMENTS_MAX: u32 = 128 * 1024;
+/// Frames of one WebSocket message that carry nothing: they cost us time and never fill the message's size.
+pub const FRAGMENTS_EMPTY_MAX: u32 = 64;
 /// Nesting of a JSON frame. The deepest recorded frame has 12 levels.
 pub const JSON_DEPTH_MAX: usize = 64;
 /// Keys of one JSON object that are checked for duplicates.
