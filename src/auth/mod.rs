@@ -6,6 +6,10 @@
 //! attempt; the limiter's tables are bounded by `limits`.
 //! Errors: `admission::AdmissionRefusal`, `permission::PermissionRefusal`.
 
+pub mod admission;
 pub mod device;
+pub mod permission;
+pub mod rate_limit;
 pub mod scope;
 pub mod secret_eq;
+pub mod whois;

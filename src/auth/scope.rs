@@ -144,10 +144,15 @@ impl ScopeSet {
         self.first_missing(wanted).is_none()
     }
 
-    /// Those of `wanted` that a holder may exercise: a request cut to what was granted, never widened by it.
+    /// What both sets allow, in as few words as the first: a request cut to a grant, or a grant cut to a cap. Neither side
+    /// widens the other; `operator.admin` cut to `operator.read` is `operator.read`.
     #[must_use]
-    pub fn limit(self, wanted: Self) -> Self {
-        wanted.iter().filter(|scope| self.allows(*scope)).collect()
+    pub fn meet(self, other: Self) -> Self {
+        let named: Self = self.iter().filter(|scope| other.allows(*scope)).collect();
+        let implied = other
+            .iter()
+            .filter(|scope| self.allows(*scope) && !named.allows(*scope));
+        named.union(implied.collect())
     }
 
     #[must_use]
@@ -181,6 +186,12 @@ impl ScopeSet {
         }
         names.extend(left.iter().map(Scope::as_str));
         names
+    }
+}
+
+impl From<Scope> for ScopeSet {
+    fn from(scope: Scope) -> Self {
+        Self(scope.bit())
     }
 }
 
@@ -225,7 +236,7 @@ mod tests {
         assert!(!write.allows(Scope::Admin) && !write.allows(Scope::Pairing));
         for holder in Scope::ALL.into_iter().skip(3) {
             let alone: ScopeSet = [holder].into_iter().collect();
-            assert_eq!(alone.limit(ScopeSet::all()), alone);
+            assert_eq!(alone.meet(ScopeSet::all()), alone);
         }
     }
 
@@ -239,32 +250,44 @@ mod tests {
 
     #[test]
     fn s8_an_empty_list_is_none() {
-        assert_eq!(ScopeSet::all().limit(set(&[])), ScopeSet::NONE);
+        assert_eq!(ScopeSet::all().meet(set(&[])), ScopeSet::NONE);
         assert!(set(&[]).is_empty());
     }
 
     #[test]
-    fn limit_narrows_and_never_widens() {
-        assert_eq!(
-            set(&["operator.read"])
-                .limit(set(&["operator.admin", "operator.read"]))
-                .to_wire(),
-            ["operator.read"]
-        );
-        assert_eq!(
-            set(&["operator.admin"])
-                .limit(set(&["operator.pairing"]))
-                .to_wire(),
-            ["operator.pairing"]
-        );
+    fn meet_narrows_and_never_widens() {
+        for (asked, granted, got) in [
+            (
+                &["operator.admin"][..],
+                &["operator.read"][..],
+                &["operator.read"][..],
+            ),
+            (
+                &["operator.admin"],
+                &["operator.admin", "operator.read"],
+                &["operator.admin"],
+            ),
+            (
+                &["operator.pairing"],
+                &["operator.admin"],
+                &["operator.pairing"],
+            ),
+            (
+                &["operator.write"],
+                &["operator.read", "operator.pairing"],
+                &["operator.read"],
+            ),
+            (&["operator.read"], &[], &[]),
+        ] {
+            assert_eq!(set(asked).meet(set(granted)).to_wire(), got);
+        }
         for a in 0..=u8::MAX {
             for b in 0..=u8::MAX {
-                let limited = ScopeSet(a).limit(ScopeSet(b));
-                assert_eq!(limited.0 & !b, 0, "never more than was asked");
-                assert!(
-                    ScopeSet(a).allows_all(limited),
-                    "never more than is allowed"
-                );
+                let (a, b) = (ScopeSet(a), ScopeSet(b));
+                let both = a.meet(b);
+                for scope in Scope::ALL {
+                    assert_eq!(both.allows(scope), a.allows(scope) && b.allows(scope));
+                }
             }
         }
     }

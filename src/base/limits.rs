@@ -55,9 +55,90 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 16 * KIB;
 /// Header lines of an HTTP request.
 pub const HTTP_HEADERS_MAX: usize = 64;
 
+// Nodes.
+
+/// Invocations under way in the whole Gateway.
+pub const INVOKES_MAX: usize = 4096;
+/// Invocations that ended without a result and whose late result is still recognised.
+pub const INVOKES_FINISHED_MAX: usize = 1024;
+/// How long a node may take when the caller names no time, in milliseconds.
+pub const INVOKE_TIMEOUT_MS_DEFAULT: u64 = 30_000;
+/// The longest time a caller may name, in milliseconds (a day).
+pub const INVOKE_TIMEOUT_MS_MAX: u64 = 86_400_000;
 // Who may come in.
 
 /// Entries of one forwarded chain. Two proxies in a row are unusual; more than this is an attack or a loop.
 pub const FORWARDED_HOPS_MAX: usize = 16;
 /// One client, origin or identity header that we read, in bytes.
 pub const INGRESS_HEADER_BYTES_MAX: usize = 4 * KIB;
+
+// Callers.
+
+/// Calls without the right role or scope before the session is ended.
+pub const UNAUTHORIZED_CALLS_MAX: u32 = 20;
+
+// Pairing.
+
+/// Devices that may be paired.
+pub const DEVICES_MAX: usize = 4096;
+/// Device requests that may wait for an operator; the oldest gives way.
+pub const PAIRING_REQUESTS_MAX: usize = 64;
+/// How long a device request waits, in milliseconds (an hour).
+pub const PAIRING_REQUEST_TTL_MS: u64 = 3_600_000;
+/// Characters of a name that an operator gives to a device or node.
+pub const NAME_CHARS_MAX: usize = 64;
+/// Clients whose failed attempts are remembered, per process. The oldest is forgotten first.
+pub const LIMITER_ENTRIES_MAX: usize = 4096;
+/// Wrong secrets of one client that wait for their late answer. More than one client's pre-auth sockets.
+pub const LATE_ANSWERS_PER_CLIENT_MAX: u32 = 64;
+/// Wrong secrets that wait for their late answer, in all.
+pub const LATE_ANSWERS_MAX: u32 = 1024;
+/// Failed attempts of all clients within one window from which on everybody unpaired is slowed down.
+pub const GLOBAL_FAILURES_SLOW: u32 = 300;
+
+// Pairing.
+
+/// Paired devices. Only holders of the shared secret, and operators, add to them.
+pub const PAIRED_DEVICES_MAX: usize = 4096;
+/// Devices that wait for an operator's approval.
+pub const PAIRING_REQUESTS_MAX: usize = 64;
+/// How long a device's pairing request waits. A node's surface request waits until it is decided.
+pub const PAIRING_REQUEST_TTL: Duration = Duration::from_secs(300);
+/// Capabilities, and commands, that a node may declare.
+pub const NODE_SURFACE_NAMES_MAX: usize = 256;
+/// One capability's or command's name, in bytes.
+pub const NODE_SURFACE_NAME_BYTES_MAX: usize = 128;
+/// An operator's label for a device, in characters.
+pub const DEVICE_LABEL_CHARS_MAX: usize = 64;
+/// A display name, version or other word that a device says about itself, in characters; the rest is cut.
+pub const DEVICE_TEXT_CHARS_MAX: usize = 128;
+// Agent.
+
+/// A session key, in bytes; the reference's schema allows 512 characters.
+pub const SESSION_KEY_BYTES_MAX: usize = 512;
+/// One chat message, in bytes. It is kept in the transcript and in the queue.
+pub const CHAT_MESSAGE_BYTES_MAX: usize = 64 * KIB;
+/// A run id (the client's idempotency key), in bytes; the reference's schema allows 256 characters.
+pub const RUN_ID_BYTES_MAX: usize = 256;
+/// Messages that wait behind the running turn of one session.
+pub const SESSION_QUEUE_MAX: usize = 16;
+/// Sessions whose turn is running or waiting at once, in all.
+pub const ACTIVE_SESSIONS_MAX: usize = 64;
+/// Finished runs that are remembered for their idempotency keys.
+pub const FINISHED_RUNS_MAX: usize = 1024;
+/// The text of a finished run that is remembered with it, in bytes; the transcript holds the whole.
+pub const FINISHED_TEXT_BYTES_MAX: usize = 4 * KIB;
+/// What one turn may say, in bytes. Each delta repeats the text so far, so this bounds the square.
+pub const TURN_TEXT_BYTES_MAX: usize = 128 * KIB;
+/// Rounds of tool calls in one turn.
+pub const TURN_STEPS_MAX: usize = 32;
+/// Tool calls that a provider may ask for in one step.
+pub const STEP_TOOL_CALLS_MAX: usize = 16;
+/// What the chat shows of one output stream of a command, in bytes: its head and its tail.
+pub const TOOL_TEXT_BYTES_MAX: usize = 16 * KIB;
+/// What one tool call may stream while it runs, in bytes; the rest comes with the result.
+pub const TOOL_UPDATES_BYTES_MAX: usize = 64 * KIB;
+/// Programs that one `which` may ask for.
+pub const WHICH_BINS_MAX: usize = 16;
+/// Messages that one history answer may hold.
+pub const HISTORY_MESSAGES_MAX: usize = 1000;

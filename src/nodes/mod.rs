@@ -1,1 +1,16 @@
+//! Which session holds a node, what it may run, and what it was asked to run.
+//!
+//! In: sessions that come and go, requests and results, with the time. Out: decisions and the records they end.
+//! Attacker controls: a node's declarations and results, a caller's command and parameters.
+//! Bounds: `limits::NODES_MAX`, `limits::INVOKES_MAX`, `limits::INVOKES_FINISHED_MAX`.
+//! Errors: `Refused`, each with its wire code.
 
+mod invoke;
+mod policy;
+mod refused;
+mod registry;
+
+pub use invoke::{Invokes, Pending, Settled};
+pub use policy::{ApprovalState, CommandPolicy, Surface, decide, platform_defaults};
+pub use refused::{Category, Dispatched, Refused};
+pub use registry::{Attached, NodeSession, Registry};

@@ -308,3 +308,6 @@ fn value<'a, T: Deserialize<'a>>(
         .transpose()
         .map_err(|_| FrameFault::WrongType { field, expected })
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,3 +29,6 @@ pub use error::ErrorShape;
 pub use method::Method;
 pub use params::{ParamsError, decode_params};
 pub use scan::{ScanError, scan};
+
+#[cfg(test)]
+mod tests;

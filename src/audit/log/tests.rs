@@ -345,7 +345,7 @@ fn child_fills_its_disk() {
         )
         .unwrap();
     };
-    limit(Some(4000));
+    limit(Some(4070));
     let mut appended = 0;
     let mut failed = 0;
     for index in 0..60 {

@@ -14,6 +14,7 @@ use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 
 use super::scope::Role;
 use crate::base::{DeviceId, limits};
+use crate::rpc::types::connect::DeviceProof;
 
 /// The DER header of an Ed25519 SubjectPublicKeyInfo (RFC 8410 §4); the 32 key bytes follow it.
 const SPKI_HEADER: [u8; 12] = [
@@ -163,16 +164,6 @@ pub fn sign(key: &Ed25519KeyPair, payload: &str) -> String {
     URL_SAFE_NO_PAD.encode(key.sign(payload.as_bytes()))
 }
 
-/// The `device` object of `connect`, as sent.
-#[derive(Clone, Debug)]
-pub struct DeviceClaim {
-    pub id: String,
-    pub public_key: String,
-    pub signature: String,
-    pub signed_at_ms: u64,
-    pub nonce: String,
-}
-
 /// The peer holds this key and meant this connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
@@ -199,7 +190,7 @@ pub enum DeviceError {
 /// Checks a device's proof. `nonce` is the one that this connection was challenged with, and `signed` must be built from
 /// the same `connect` request; its nonce and device id are taken from our side and from the key.
 pub fn verify(
-    claim: &DeviceClaim,
+    claim: &DeviceProof,
     signed: &Signed<'_>,
     nonce: &str,
     now_ms: u64,
@@ -212,7 +203,7 @@ pub fn verify(
     if !public_key.is_sound() {
         return Err(DeviceError::PublicKeyInvalid);
     }
-    let skew_ms = now_ms.abs_diff(claim.signed_at_ms);
+    let skew_ms = now_ms.abs_diff(claim.signed_at);
     if u128::from(skew_ms) > limits::SIGNATURE_SKEW.as_millis() {
         return Err(DeviceError::SignatureExpired { skew_ms });
     }
@@ -226,7 +217,7 @@ pub fn verify(
     let signed = Signed {
         device_id: device.as_str(),
         nonce,
-        signed_at_ms: claim.signed_at_ms,
+        signed_at_ms: claim.signed_at,
         ..*signed
     };
     if !signature_holds(&public_key, &claim.signature, &signed) {

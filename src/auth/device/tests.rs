@@ -59,21 +59,21 @@ impl Connect {
         }
     }
 
-    fn claim(&self, signature: String) -> DeviceClaim {
-        DeviceClaim {
+    fn claim(&self, signature: String) -> DeviceProof {
+        DeviceProof {
             id: self.device_id.clone(),
             public_key: public(&key()).to_wire(),
             signature,
-            signed_at_ms: self.signed_at_ms,
+            signed_at: self.signed_at_ms,
             nonce: self.nonce.clone(),
         }
     }
 
-    fn signed_claim(&self) -> DeviceClaim {
+    fn signed_claim(&self) -> DeviceProof {
         self.claim(sign(&key(), &self.signed().v3()))
     }
 
-    fn verify(&self, claim: &DeviceClaim) -> Result<Proof, DeviceError> {
+    fn verify(&self, claim: &DeviceProof) -> Result<Proof, DeviceError> {
         verify(claim, &self.signed(), NONCE, NOW_MS)
     }
 }
@@ -342,7 +342,7 @@ fn a9_flipped_device_family() {
 fn a9_flipped_signed_at() {
     let it = Connect::new();
     let mut claim = it.signed_claim();
-    claim.signed_at_ms += 1;
+    claim.signed_at += 1;
     assert_eq!(it.verify(&claim), Err(DeviceError::SignatureInvalid));
 }
 

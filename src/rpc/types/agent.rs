@@ -232,6 +232,9 @@ pub struct AgentEvent {
     pub session_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
+    /// Said of runs that a chat began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_heartbeat: Option<bool>,
     pub data: Value,
 }
 
@@ -294,12 +297,14 @@ pub struct AgentIdentity {
     pub avatar: Option<String>,
 }
 
-/// `models.list`.
+/// `models.list`. `session_key` is not in the published schema; the Control UI sends it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelsListParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub include_provider_capabilities: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -233,6 +233,20 @@ pub struct HistoryMessage {
     pub model: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_reason: Option<Cow<'static, str>>,
+    /// Of a `toolResult`: which call it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_error: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<serde_json::Value>,
+    /// Of a `custom` message: its kind, and whether a chat shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom_type: Option<Cow<'static, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display: Option<bool>,
     #[serde(
         rename = "__openclaw",
         default,
@@ -267,12 +281,18 @@ pub enum Content {
     Parts(Vec<Part>),
 }
 
-/// One part of a message. Only `text` parts are read and written; of others the type is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One part of a message: `text`, or a `toolCall` with its id, name and arguments; of others the type is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     pub r#type: Cow<'static, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<serde_json::Value>,
 }
 
 impl Part {
@@ -280,6 +300,7 @@ impl Part {
         Self {
             r#type: Cow::Borrowed("text"),
             text: Some(text.into()),
+            ..Self::default()
         }
     }
 }

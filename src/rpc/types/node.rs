@@ -403,7 +403,7 @@ pub struct NodeEventResult {
 }
 
 /// `node.runnerInventory.update`. Not in the schema and not used: every key is taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRunnerInventoryParams {}
 
 /// `node.skills.update`.
@@ -453,6 +453,23 @@ pub struct NodePendingAckParams {
     pub ids: Vec<String>,
 }
 
+/// The answer to `node.pending.pull`. We keep no queue for sleeping nodes, so it is empty.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePendingPulled {
+    pub node_id: String,
+    pub actions: Vec<Box<RawValue>>,
+}
+
+/// The answer to `node.pending.ack`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePendingAcked {
+    pub node_id: String,
+    pub acked_ids: Vec<String>,
+    pub remaining_count: u64,
+}
+
 /// `node.pending.drain`; `max_items` is from 1 to 10.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -461,7 +478,7 @@ pub struct NodePendingDrainParams {
     pub max_items: Option<u32>,
 }
 
-/// The answer to `node.pending.drain`. We keep no queue for sleeping nodes, so it is empty.
+/// The answer to `node.pending.drain`, empty for the same reason.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodePendingDrained {

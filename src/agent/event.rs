@@ -1,0 +1,130 @@
+//! What happens in a run, in order, for whoever watches.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::session_key::SessionKey;
+
+/// What does not change while a run lasts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RunFacts {
+    pub run_id: String,
+    pub session_key: SessionKey,
+    pub session_id: String,
+    pub entry: Entrance,
+}
+
+/// The method that began a run; the wire's events differ in one field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entrance {
+    Chat,
+    Agent,
+}
+
+/// One event of a run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Event {
+    pub run: Arc<RunFacts>,
+    /// Counts from 1 within the run, without a gap.
+    pub seq: u64,
+    pub at_ms: u64,
+    pub kind: EventKind,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum EventKind {
+    Started,
+    /// The provider that takes the turn.
+    Model {
+        provider: String,
+        model: String,
+    },
+    /// `text` is all that was said so far and ends in `delta`.
+    TextDelta {
+        delta: String,
+        text: String,
+    },
+    ToolStarted {
+        tool_call_id: String,
+        name: String,
+        arguments: Value,
+    },
+    /// `output` is what the command printed so far, its end if that is long.
+    ToolOutput {
+        tool_call_id: String,
+        name: String,
+        output: String,
+    },
+    ToolFinished {
+        tool_call_id: String,
+        name: String,
+        text: String,
+        is_error: bool,
+        details: Value,
+    },
+    Final {
+        text: String,
+        started_at_ms: u64,
+        tools_used: Vec<String>,
+        provider: String,
+        model: String,
+    },
+    Error {
+        message: String,
+        kind: ErrorKind,
+        started_at_ms: u64,
+    },
+    Aborted {
+        text: String,
+        reason: AbortReason,
+        started_at_ms: u64,
+    },
+}
+
+impl EventKind {
+    /// The last event of its run.
+    pub fn is_terminal(&self) -> bool {
+        matches!(
+            self,
+            Self::Final { .. } | Self::Error { .. } | Self::Aborted { .. }
+        )
+    }
+}
+
+/// The wire's `errorKind`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorKind {
+    Timeout,
+    Unknown,
+}
+
+/// Why a run was stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AbortReason {
+    /// A client asked for it.
+    Requested,
+    /// The Gateway is stopping.
+    Stopping,
+}
+
+impl AbortReason {
+    /// The wire's `stopReason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "rpc",
+            Self::Stopping => "shutdown",
+        }
+    }
+}
+
+/// Where events go. Called in order from the run's own task; must not block.
+pub trait EventSink: Send + Sync {
+    fn event(&self, event: Event);
+}
+
+impl<F: Fn(Event) + Send + Sync> EventSink for F {
+    fn event(&self, event: Event) {
+        self(event);
+    }
+}

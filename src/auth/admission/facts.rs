@@ -1,0 +1,111 @@
+//! What admission may ask its caller to look up, and the answers.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::auth::device::PublicKey;
+use crate::auth::rate_limit::{Class, Limit, LimitKey};
+use crate::auth::scope::{Role, ScopeSet};
+use crate::auth::secret_eq::{ConfiguredSecret, TokenDigest};
+use crate::auth::whois::Whois;
+use crate::base::DeviceId;
+
+/// One look-up. Each is asked for at most once, and only when every cheaper check has passed.
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// `rate_limit::Limiter::check`, before anything secret is compared.
+    Limit {
+        key: LimitKey,
+        class: Class,
+        exempt: bool,
+    },
+    /// The secret of the configured mode, resolved now (K2).
+    SharedSecret,
+    /// The pairing record of a device that has proved its key.
+    Device(DeviceId),
+    /// The sign-in link with this token.
+    SignInLink(TokenDigest),
+    /// The local Tailscale daemon's word on an address.
+    Whois(IpAddr),
+}
+
+/// The answer to a `Fact`, variant by variant.
+#[derive(Clone)]
+pub enum Answer {
+    Limit(Limit),
+    SharedSecret(SharedSecret),
+    Device(Option<KnownDevice>),
+    SignInLink(Option<SignInLink>),
+    Whois(Whois),
+}
+
+/// The state of the configured secret.
+#[derive(Clone)]
+pub enum SharedSecret {
+    Ready(Arc<ConfiguredSecret>),
+    NotConfigured,
+    /// The process has not resolved its secrets yet (decision 18).
+    Starting,
+    /// It was resolved once and can no longer be: it admits nobody (K4).
+    Unresolved,
+}
+
+/// What the server's record says about a paired device.
+#[derive(Clone, Debug)]
+pub struct KnownDevice {
+    pub public_key: PublicKey,
+    /// As `device::pinned_metadata` writes it.
+    pub platform: String,
+    /// As `device::pinned_metadata` writes it.
+    pub device_family: String,
+    pub grants: Vec<Grant>,
+}
+
+/// What was approved for one role of a device.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    pub role: Role,
+    pub scopes: ScopeSet,
+    /// `None`: none was issued yet, or it was revoked or rotated away.
+    pub token: Option<TokenDigest>,
+}
+
+impl KnownDevice {
+    pub fn grant(&self, role: Role) -> Option<&Grant> {
+        self.grants.iter().find(|grant| grant.role == role)
+    }
+}
+
+/// A single-use sign-in link: one browser operator's approval in advance (B1, B2). It never holds the shared secret.
+#[derive(Clone, Debug)]
+pub struct SignInLink {
+    pub scopes: ScopeSet,
+    pub expires_at_ms: u64,
+    pub used: bool,
+}
+
+/// The answers so far.
+#[derive(Clone, Default)]
+pub(super) struct Facts {
+    pub(super) limits: Vec<((LimitKey, Class), Limit)>,
+    pub(super) shared_secret: Option<SharedSecret>,
+    pub(super) device: Option<Option<KnownDevice>>,
+    pub(super) link: Option<Option<SignInLink>>,
+    pub(super) whois: Option<Whois>,
+}
+
+impl Facts {
+    /// Files an answer. One to another question is dropped, so that the same question is asked again.
+    pub(super) fn file(&mut self, asked: &Fact, answer: Answer) {
+        match (asked, answer) {
+            (Fact::Limit { key, class, .. }, Answer::Limit(limit)) => {
+                self.limits.push(((key.clone(), *class), limit));
+            }
+            (Fact::SharedSecret, Answer::SharedSecret(it)) => self.shared_secret = Some(it),
+            (Fact::Device(_), Answer::Device(it)) => self.device = Some(it),
+            (Fact::SignInLink(_), Answer::SignInLink(it)) => self.link = Some(it),
+            (Fact::Whois(_), Answer::Whois(it)) => self.whois = Some(it),
+            _ => {}
+        }
+    }
+}

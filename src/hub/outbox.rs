@@ -1,0 +1,149 @@
+//! What waits to be written to one connection, bounded in bytes.
+//!
+//! A call's effect usually goes to another session, so effects reach sockets through these handles: anyone may put
+//! a frame in, one session task takes frames out. A peer that reads too slowly is cut off, never waited for.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::base::limits;
+
+/// Why and how the session must end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Farewell {
+    pub code: u16,
+    pub reason: String,
+}
+
+#[derive(Default)]
+struct Queue {
+    frames: VecDeque<String>,
+    bytes: usize,
+    farewell: Option<Farewell>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    ready: Notify,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // The queue is whole after every statement, so a panic elsewhere does not spoil it.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The end that anyone may write to.
+#[derive(Clone, Default)]
+pub struct Outbox(Arc<Shared>);
+
+impl Outbox {
+    /// Queues one text frame. Over `limits::OUTBOX_BYTES_MAX` the session is ended instead, with 1008.
+    pub fn send(&self, frame: String) {
+        let mut queue = self.0.queue();
+        if queue.farewell.is_some() {
+            return;
+        }
+        if queue.bytes.saturating_add(frame.len()) > limits::OUTBOX_BYTES_MAX {
+            queue.frames.clear();
+            queue.bytes = 0;
+            queue.farewell = Some(Farewell {
+                code: 1008,
+                reason: "slow consumer".to_owned(),
+            });
+        } else {
+            queue.bytes += frame.len();
+            queue.frames.push_back(frame);
+        }
+        drop(queue);
+        self.0.ready.notify_one();
+    }
+
+    /// Ends the session after what is queued has been written. The first reason stands.
+    pub fn close(&self, code: u16, reason: &str) {
+        self.0.queue().farewell.get_or_insert_with(|| Farewell {
+            code,
+            reason: reason.to_owned(),
+        });
+        self.0.ready.notify_one();
+    }
+
+    /// The reading end; there is one per session.
+    pub fn reader(&self) -> OutboxReader {
+        OutboxReader(Arc::clone(&self.0))
+    }
+}
+
+/// What a session found in its outbox.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Taken {
+    Frames(Vec<String>),
+    Close(Farewell),
+}
+
+/// The end that the session task reads.
+pub struct OutboxReader(Arc<Shared>);
+
+impl OutboxReader {
+    /// Everything queued, or the farewell once the queue is empty. Cancel-safe.
+    pub async fn take(&self) -> Taken {
+        loop {
+            if let Some(taken) = self.try_take() {
+                return taken;
+            }
+            self.0.ready.notified().await;
+        }
+    }
+
+    /// The same without waiting.
+    pub fn try_take(&self) -> Option<Taken> {
+        let mut queue = self.0.queue();
+        if !queue.frames.is_empty() {
+            queue.bytes = 0;
+            return Some(Taken::Frames(std::mem::take(&mut queue.frames).into()));
+        }
+        queue.farewell.clone().map(Taken::Close)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn frames_leave_in_order_and_the_farewell_comes_last() {
+        let outbox = Outbox::default();
+        let reader = outbox.reader();
+        outbox.send("a".to_owned());
+        outbox.close(1000, "bye");
+        outbox.close(1008, "too late to say");
+        outbox.send("never".to_owned());
+        assert_eq!(reader.take().await, Taken::Frames(vec!["a".to_owned()]));
+        assert_eq!(
+            reader.take().await,
+            Taken::Close(Farewell {
+                code: 1000,
+                reason: "bye".to_owned()
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn w7_a_slow_consumer_is_cut_off_and_its_queue_is_freed() {
+        let outbox = Outbox::default();
+        let reader = outbox.reader();
+        let frame = "x".repeat(limits::OUTBOX_BYTES_MAX / 4);
+        for _ in 0..5 {
+            outbox.send(frame.clone());
+        }
+        assert_eq!(outbox.0.queue().bytes, 0);
+        assert!(matches!(
+            reader.take().await,
+            Taken::Close(Farewell { code: 1008, .. })
+        ));
+    }
+}

@@ -1,0 +1,324 @@
+//! Why a command did not run, and whether it was sent.
+
+use std::borrow::Cow;
+
+use crate::base::{DeviceId, Refusal};
+
+/// Whether the node may have begun to execute a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dispatched {
+    No,
+    Yes,
+    /// A crash or a lost session leaves it open; such a command is never run again by itself.
+    Unknown,
+}
+
+impl Dispatched {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Yes => "yes",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Where an invocation failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Category {
+    Network,
+    Permission,
+    Execution,
+    Timeout,
+    Protocol,
+}
+
+impl Category {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Permission => "permission",
+            Self::Execution => "execution",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+/// The reason for which a command on a node is not run, or has no result.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refused {
+    UnknownNode,
+    NotConnected,
+    Disconnected {
+        command: String,
+    },
+    /// The node's device is paired but no operator approved what it may run.
+    SurfacePending {
+        request_id: Option<String>,
+    },
+    NotDeclared {
+        command: String,
+    },
+    NotApproved {
+        command: String,
+    },
+    Denied {
+        command: String,
+    },
+    NotAllowlisted {
+        command: String,
+    },
+    /// `system.execApprovals.*` have methods of their own.
+    ReservedCommand,
+    ExecDenied,
+    ApprovalRequired {
+        run_id: Option<String>,
+    },
+    PairingChanged,
+    Busy {
+        limit: usize,
+    },
+    TimedOut {
+        timeout_ms: u64,
+    },
+    Cancelled,
+    /// The node's own error, as it reported it.
+    Node {
+        code: String,
+        message: String,
+    },
+    OversizedResult {
+        bytes: usize,
+        limit: usize,
+    },
+    AuditUnavailable,
+    DuplicateKey,
+}
+
+impl Refused {
+    pub fn dispatched(&self) -> Dispatched {
+        match self {
+            Self::Disconnected { .. } => Dispatched::Unknown,
+            Self::TimedOut { .. }
+            | Self::Cancelled
+            | Self::Node { .. }
+            | Self::OversizedResult { .. } => Dispatched::Yes,
+            _ => Dispatched::No,
+        }
+    }
+
+    pub fn category(&self) -> Category {
+        match self {
+            Self::UnknownNode | Self::DuplicateKey | Self::OversizedResult { .. } => {
+                Category::Protocol
+            }
+            Self::NotConnected | Self::Disconnected { .. } | Self::Busy { .. } => Category::Network,
+            Self::TimedOut { .. } => Category::Timeout,
+            Self::Cancelled | Self::Node { .. } | Self::AuditUnavailable => Category::Execution,
+            Self::SurfacePending { .. }
+            | Self::NotDeclared { .. }
+            | Self::NotApproved { .. }
+            | Self::Denied { .. }
+            | Self::NotAllowlisted { .. }
+            | Self::ReservedCommand
+            | Self::ExecDenied
+            | Self::ApprovalRequired { .. }
+            | Self::PairingChanged => Category::Permission,
+        }
+    }
+
+    /// The `nodeError` of the wire: what stands before and after the colon of the public sentence.
+    pub fn node_error(&self) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
+        match self {
+            Self::NotConnected => Some(("NOT_CONNECTED".into(), "node not connected".into())),
+            Self::Disconnected { command } => Some((
+                "DISCONNECTED".into(),
+                format!("node disconnected ({command})").into(),
+            )),
+            Self::TimedOut { .. } => Some(("TIMEOUT".into(), "node invoke timed out".into())),
+            Self::Cancelled => Some(("CANCELLED".into(), "node invoke cancelled".into())),
+            Self::Node { code, message } => Some((code.into(), message.into())),
+            Self::OversizedResult { .. } => {
+                Some(("RESULT_TOO_LARGE".into(), "node result too large".into()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The rule that said no, as the reference names it in `details.reason`.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::NotAllowlisted { .. } => Some("command not allowlisted"),
+            Self::Denied { .. } => Some("command denied"),
+            Self::NotDeclared { .. } => Some("command not declared by node"),
+            Self::NotApproved { .. } => Some("command not approved"),
+            Self::SurfacePending { .. } => Some("command surface pending approval"),
+            _ => None,
+        }
+    }
+
+    pub fn command(&self) -> Option<&str> {
+        match self {
+            Self::NotAllowlisted { command }
+            | Self::Denied { command }
+            | Self::NotDeclared { command }
+            | Self::NotApproved { command } => Some(command),
+            _ => None,
+        }
+    }
+
+    /// The sentence for whoever asks about one node, for whom `nodes approve` takes an id.
+    pub fn approve_command(node: &DeviceId, request_id: &str) -> String {
+        format!(
+            "portcullis nodes approve {request_id}  # node {}",
+            &node.as_str()[..12]
+        )
+    }
+}
+
+impl Refusal for Refused {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NotDeclared { .. }
+            | Self::NotApproved { .. }
+            | Self::Denied { .. }
+            | Self::NotAllowlisted { .. }
+            | Self::SurfacePending { .. }
+            | Self::ReservedCommand
+            | Self::ExecDenied
+            | Self::ApprovalRequired { .. }
+            | Self::DuplicateKey
+            | Self::UnknownNode => "INVALID_REQUEST",
+            Self::NotConnected
+            | Self::Disconnected { .. }
+            | Self::PairingChanged
+            | Self::Busy { .. }
+            | Self::TimedOut { .. }
+            | Self::Cancelled
+            | Self::Node { .. }
+            | Self::OversizedResult { .. }
+            | Self::AuditUnavailable => "UNAVAILABLE",
+        }
+    }
+
+    fn detail_code(&self) -> Option<&'static str> {
+        match self {
+            Self::NotConnected => Some("NOT_CONNECTED"),
+            Self::ApprovalRequired { .. } => Some("APPROVAL_REQUIRED"),
+            Self::ExecDenied => Some("EXEC_DENIED"),
+            Self::PairingChanged => Some("PAIRING_CHANGED"),
+            Self::AuditUnavailable => Some("AUDIT_UNAVAILABLE"),
+            _ => None,
+        }
+    }
+
+    fn http_status(&self) -> u16 {
+        match self {
+            Self::UnknownNode => 404,
+            Self::DuplicateKey => 409,
+            Self::NotConnected
+            | Self::Disconnected { .. }
+            | Self::PairingChanged
+            | Self::Busy { .. } => 503,
+            Self::AuditUnavailable => 503,
+            Self::TimedOut { .. } => 504,
+            Self::Cancelled | Self::Node { .. } | Self::OversizedResult { .. } => 502,
+            _ => 403,
+        }
+    }
+
+    fn log_field(&self) -> &'static str {
+        match self {
+            Self::UnknownNode => "unknown_node",
+            Self::NotConnected => "not_connected",
+            Self::Disconnected { .. } => "disconnected",
+            Self::SurfacePending { .. } => "surface_pending",
+            Self::NotDeclared { .. } => "not_declared",
+            Self::NotApproved { .. } => "not_approved",
+            Self::Denied { .. } => "denied",
+            Self::NotAllowlisted { .. } => "not_allowlisted",
+            Self::ReservedCommand => "reserved_command",
+            Self::ExecDenied => "exec_denied",
+            Self::ApprovalRequired { .. } => "approval_required",
+            Self::PairingChanged => "pairing_changed",
+            Self::Busy { .. } => "busy",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Cancelled => "cancelled",
+            Self::Node { .. } => "node_error",
+            Self::OversizedResult { .. } => "oversized_result",
+            Self::AuditUnavailable => "audit_unavailable",
+            Self::DuplicateKey => "duplicate_key",
+        }
+    }
+
+    fn public(&self) -> Cow<'static, str> {
+        match self {
+            Self::UnknownNode => "unknown nodeId".into(),
+            Self::NotConnected => "node not connected".into(),
+            Self::SurfacePending { .. } => {
+                "node command not allowed: the node's declared command surface is pending approval".into()
+            }
+            Self::NotDeclared { .. } => "node command not allowed: command not declared by node".into(),
+            Self::NotApproved { command } => {
+                format!("node command not allowed: {command:?} was not approved for this node").into()
+            }
+            Self::Denied { command } => {
+                format!("node command not allowed: {command:?} is denied by gateway.nodes.commands.deny").into()
+            }
+            Self::NotAllowlisted { command } => {
+                format!("node command not allowed: {command:?} requires explicit gateway.nodes.commands.allow opt-in")
+                    .into()
+            }
+            Self::ReservedCommand => {
+                "node.invoke does not allow system.execApprovals.*; use exec.approvals.node.*".into()
+            }
+            Self::ExecDenied => "exec denied: tools.exec.mode is deny".into(),
+            Self::ApprovalRequired { .. } => "approval required".into(),
+            Self::PairingChanged => "node pairing changed while invocation was active".into(),
+            Self::Busy { limit } => format!("too many invocations under way ({limit})").into(),
+            Self::AuditUnavailable => "the audit log cannot be written, so nothing is dispatched".into(),
+            Self::DuplicateKey => "idempotencyKey was already used with other parameters".into(),
+            Self::Disconnected { .. }
+            | Self::TimedOut { .. }
+            | Self::Cancelled
+            | Self::Node { .. }
+            | Self::OversizedResult { .. } => match self.node_error() {
+                Some((code, message)) => format!("{code}: {message}").into(),
+                None => "node invoke failed".into(),
+            },
+        }
+    }
+
+    fn remedy(&self) -> Cow<'static, str> {
+        match self {
+            Self::UnknownNode => "list the nodes with `portcullis nodes status`".into(),
+            Self::NotConnected | Self::Disconnected { .. } => {
+                "start the node host on that machine: `portcullis node run --host HOST --port PORT`".into()
+            }
+            Self::SurfacePending { request_id: Some(id) } => {
+                format!("approve what it declared: `portcullis nodes approve {id}`").into()
+            }
+            Self::SurfacePending { request_id: None } => {
+                "let the node connect once more, then approve it from `portcullis nodes pending`".into()
+            }
+            Self::NotDeclared { command } => format!("run a node host that offers {command:?}").into(),
+            Self::NotApproved { .. } => "approve the node again with this command among them".into(),
+            Self::Denied { command } => format!("remove {command:?} from gateway.nodes.commands.deny").into(),
+            Self::NotAllowlisted { command } => format!("add {command:?} to gateway.nodes.commands.allow").into(),
+            Self::ReservedCommand => "use the exec.approvals.node.* methods".into(),
+            Self::ExecDenied => "set tools.exec.mode to ask or allowlist".into(),
+            Self::ApprovalRequired { .. } => {
+                "send `/run …` as an operator with operator.approvals, or set tools.exec.mode to full".into()
+            }
+            Self::PairingChanged => "try again".into(),
+            Self::Busy { .. } => "wait for running invocations to end".into(),
+            Self::TimedOut { timeout_ms } => format!("raise timeoutMs above {timeout_ms} or run a shorter command").into(),
+            Self::Cancelled => "send the request again if it is still wanted".into(),
+            Self::Node { .. } => "see the node's own message".into(),
+            Self::OversizedResult { limit, .. } => format!("keep the result below {limit} bytes").into(),
+            Self::AuditUnavailable => "free space for the audit log in the state directory".into(),
+            Self::DuplicateKey => "use a new idempotencyKey".into(),
+        }
+    }
+}

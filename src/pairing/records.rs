@@ -1,0 +1,269 @@
+//! What is kept of a device and of a node. The store writes these as they are.
+
+use serde::{Deserialize, Serialize};
+
+use crate::auth::scope::{Role, ScopeSet};
+use crate::auth::secret_eq::TokenDigest;
+use crate::base::DeviceId;
+
+/// How a device came to be paired, as `device.pair.list` names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ApprovedVia {
+    /// A direct local caller with the right secret.
+    Silent,
+    /// An operator.
+    Owner,
+    /// A single-use sign-in link.
+    Bootstrap,
+}
+
+impl ApprovedVia {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Owner => "owner",
+            Self::Bootstrap => "bootstrap",
+        }
+    }
+}
+
+/// A device token as the record holds it: never the token, only its SHA-256.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Token {
+    #[serde(with = "wire::role")]
+    pub role: Role,
+    #[serde(with = "wire::scopes")]
+    pub scopes: ScopeSet,
+    #[serde(with = "wire::digest")]
+    pub digest: TokenDigest,
+    pub created_at_ms: u64,
+    pub rotated_at_ms: Option<u64>,
+    pub revoked_at_ms: Option<u64>,
+    pub last_used_at_ms: Option<u64>,
+}
+
+/// A paired device.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Device {
+    #[serde(with = "wire::device_id")]
+    pub id: DeviceId,
+    pub public_key: String,
+    pub display_name: Option<String>,
+    /// What an operator calls it.
+    pub label: Option<String>,
+    /// Canonical; a reconnect with another one needs approval again.
+    pub platform: String,
+    pub device_family: String,
+    /// As the device wrote them, for display.
+    pub platform_shown: Option<String>,
+    pub device_family_shown: Option<String>,
+    pub client_id: String,
+    pub client_mode: String,
+    #[serde(with = "wire::roles")]
+    pub roles: Vec<Role>,
+    /// What an operator granted; the most that any connection of this device can hold.
+    #[serde(with = "wire::scopes")]
+    pub scopes: ScopeSet,
+    pub tokens: Vec<Token>,
+    pub approved_via: ApprovedVia,
+    pub created_at_ms: u64,
+    pub approved_at_ms: u64,
+    pub last_seen_at_ms: Option<u64>,
+    pub last_seen_reason: Option<String>,
+}
+
+impl Device {
+    /// The token of a role, revoked or not.
+    pub fn token(&self, role: Role) -> Option<&Token> {
+        self.tokens.iter().find(|token| token.role == role)
+    }
+
+    /// What to call it in a sentence.
+    pub fn name(&self) -> &str {
+        self.label
+            .as_deref()
+            .or(self.display_name.as_deref())
+            .unwrap_or_else(|| self.id.as_str())
+    }
+}
+
+/// A device that asks to be paired, or to be granted more.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct DeviceRequest {
+    pub request_id: String,
+    #[serde(with = "wire::device_id")]
+    pub device_id: DeviceId,
+    pub public_key: String,
+    pub display_name: Option<String>,
+    pub platform: String,
+    pub device_family: String,
+    pub platform_shown: Option<String>,
+    pub device_family_shown: Option<String>,
+    pub client_id: String,
+    pub client_mode: String,
+    #[serde(with = "wire::role")]
+    pub role: Role,
+    #[serde(with = "wire::scopes")]
+    pub scopes: ScopeSet,
+    pub remote_ip: Option<String>,
+    pub browser_origin: Option<String>,
+    /// Whether the device was paired before and asks for something else now.
+    pub is_repair: bool,
+    pub ts_ms: u64,
+}
+
+/// What an operator approved a node to offer.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Surface {
+    #[serde(with = "wire::device_id")]
+    pub node: DeviceId,
+    pub display_name: Option<String>,
+    pub platform: String,
+    pub device_family: Option<String>,
+    pub version: String,
+    pub client_id: String,
+    pub client_mode: String,
+    pub caps: Vec<String>,
+    pub commands: Vec<String>,
+    pub created_at_ms: u64,
+    pub approved_at_ms: u64,
+}
+
+/// A node that declared something which no operator has approved yet.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SurfaceRequest {
+    pub request_id: String,
+    #[serde(with = "wire::device_id")]
+    pub node: DeviceId,
+    pub display_name: Option<String>,
+    pub platform: String,
+    pub device_family: Option<String>,
+    pub version: String,
+    pub client_id: String,
+    pub client_mode: String,
+    pub caps: Vec<String>,
+    pub commands: Vec<String>,
+    /// Whether the device itself was paired silently just now.
+    pub silent: bool,
+    pub ts_ms: u64,
+}
+
+/// The wire's words for values whose types know no serialisation.
+mod wire {
+    pub(super) mod role {
+        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+        use crate::auth::scope::Role;
+
+        #[expect(
+            clippy::trivially_copy_pass_by_ref,
+            reason = "serde hands out references"
+        )]
+        pub(in super::super) fn serialize<S: Serializer>(
+            role: &Role,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            serializer.serialize_str(role.as_str())
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Role, D::Error> {
+            let name = String::deserialize(deserializer)?;
+            Role::from_wire(&name).ok_or_else(|| D::Error::custom("unknown role"))
+        }
+    }
+
+    pub(super) mod roles {
+        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+        use crate::auth::scope::Role;
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            roles: &[Role],
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(roles.iter().map(|role| role.as_str()))
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Vec<Role>, D::Error> {
+            Vec::<String>::deserialize(deserializer)?
+                .iter()
+                .map(|name| Role::from_wire(name).ok_or_else(|| D::Error::custom("unknown role")))
+                .collect()
+        }
+    }
+
+    pub(super) mod scopes {
+        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+        use crate::auth::scope::{Scope, ScopeSet};
+
+        #[expect(
+            clippy::trivially_copy_pass_by_ref,
+            reason = "serde hands out references"
+        )]
+        pub(in super::super) fn serialize<S: Serializer>(
+            scopes: &ScopeSet,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(scopes.to_wire())
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<ScopeSet, D::Error> {
+            Vec::<String>::deserialize(deserializer)?
+                .iter()
+                .map(|name| Scope::from_wire(name).ok_or_else(|| D::Error::custom("unknown scope")))
+                .collect()
+        }
+    }
+
+    pub(super) mod device_id {
+        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+        use crate::base::DeviceId;
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            id: &DeviceId,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            serializer.serialize_str(id.as_str())
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<DeviceId, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            DeviceId::parse(&text).ok_or_else(|| D::Error::custom("not a device id"))
+        }
+    }
+
+    pub(super) mod digest {
+        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+        use crate::auth::secret_eq::TokenDigest;
+        use crate::base::ids::{hex_decode, hex_lower};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            digest: &TokenDigest,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            serializer.serialize_str(&hex_lower(digest.as_bytes()))
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<TokenDigest, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            hex_decode(&text)
+                .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+                .map(TokenDigest::from_bytes)
+                .ok_or_else(|| D::Error::custom("not a SHA-256"))
+        }
+    }
+}

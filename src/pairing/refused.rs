@@ -1,0 +1,107 @@
+//! Why a pairing decision was not taken.
+
+use std::borrow::Cow;
+
+use crate::auth::scope::Scope;
+use crate::base::Refusal;
+
+/// A pairing decision that was refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// Unknown, expired, or not the caller's to decide: all alike.
+    UnknownRequest,
+    UnknownDevice,
+    UnknownNode,
+    /// The approver lacks a scope that the request would grant.
+    ApproverLacks {
+        scope: Scope,
+    },
+    RotationDenied,
+    RevocationDenied,
+    /// The subset names a command that the node did not declare.
+    NotDeclared {
+        command: String,
+    },
+    NameTooLong {
+        chars: usize,
+        limit: usize,
+    },
+    TooManyDevices {
+        limit: usize,
+    },
+}
+
+impl Refusal for Refused {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::TooManyDevices { .. } => "UNAVAILABLE",
+            _ => "INVALID_REQUEST",
+        }
+    }
+
+    fn http_status(&self) -> u16 {
+        match self {
+            Self::UnknownRequest | Self::UnknownDevice | Self::UnknownNode => 404,
+            Self::ApproverLacks { .. } | Self::RotationDenied | Self::RevocationDenied => 403,
+            Self::NotDeclared { .. } | Self::NameTooLong { .. } => 400,
+            Self::TooManyDevices { .. } => 503,
+        }
+    }
+
+    fn log_field(&self) -> &'static str {
+        match self {
+            Self::UnknownRequest => "unknown_request",
+            Self::UnknownDevice => "unknown_device",
+            Self::UnknownNode => "unknown_node",
+            Self::ApproverLacks { .. } => "approver_lacks_scope",
+            Self::RotationDenied => "rotation_denied",
+            Self::RevocationDenied => "revocation_denied",
+            Self::NotDeclared { .. } => "not_declared",
+            Self::NameTooLong { .. } => "name_too_long",
+            Self::TooManyDevices { .. } => "too_many_devices",
+        }
+    }
+
+    fn public(&self) -> Cow<'static, str> {
+        match self {
+            Self::UnknownRequest => "unknown requestId".into(),
+            Self::UnknownDevice => "unknown deviceId".into(),
+            Self::UnknownNode => "unknown nodeId".into(),
+            // The official CLI looks for this sentence and asks again with operator.admin.
+            Self::ApproverLacks { .. } => "device pairing approval denied".into(),
+            Self::RotationDenied => "device token rotation denied".into(),
+            Self::RevocationDenied => "device token revocation denied".into(),
+            Self::NotDeclared { command } => {
+                format!("{command:?} is not among the declared commands").into()
+            }
+            Self::NameTooLong { chars, limit } => {
+                format!("a name has at most {limit} characters, not {chars}").into()
+            }
+            Self::TooManyDevices { limit } => format!("{limit} devices are paired already").into(),
+        }
+    }
+
+    fn remedy(&self) -> Cow<'static, str> {
+        match self {
+            Self::UnknownRequest => {
+                "list what waits: `portcullis devices list`, `portcullis nodes pending`".into()
+            }
+            Self::UnknownDevice => "list the devices: `portcullis devices list`".into(),
+            Self::UnknownNode => "list the nodes: `portcullis nodes status`".into(),
+            Self::ApproverLacks { scope } => format!(
+                "approve as an operator that holds {scope}, for instance on the gateway's own host"
+            )
+            .into(),
+            Self::RotationDenied | Self::RevocationDenied => {
+                "ask as an operator with operator.admin, or for the calling device itself".into()
+            }
+            Self::NotDeclared { .. } => {
+                "name only commands that `portcullis nodes pending` shows".into()
+            }
+            Self::NameTooLong { .. } => "choose a shorter name".into(),
+            Self::TooManyDevices { .. } => {
+                "remove devices that are no longer used: `portcullis devices remove`".into()
+            }
+        }
+    }
+}

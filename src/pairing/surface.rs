@@ -1,0 +1,180 @@
+//! Nodes: what they declare and what an operator lets them offer.
+
+use super::device::checked_name;
+use super::{Approver, Change, Device, Pairing, Refused, Surface, SurfaceRequest};
+use crate::auth::scope::{Scope, ScopeSet};
+use crate::base::DeviceId;
+
+/// What a connected node says that it offers. Commands that the Gateway's policy forbids are already left out.
+#[derive(Clone)]
+pub struct SurfaceFacts {
+    pub node: DeviceId,
+    pub display_name: Option<String>,
+    pub platform: String,
+    pub device_family: Option<String>,
+    pub version: String,
+    pub client_id: String,
+    pub client_mode: String,
+    pub caps: Vec<String>,
+    pub commands: Vec<String>,
+    pub silent: bool,
+}
+
+/// The scopes that an approver of these commands must hold.
+pub fn required_scopes(commands: &[String]) -> ScopeSet {
+    let pairing: ScopeSet = Scope::Pairing.into();
+    if commands
+        .iter()
+        .any(|command| command.starts_with("system.") || command.starts_with("browser."))
+    {
+        pairing.union(Scope::Admin.into())
+    } else if commands.is_empty() {
+        pairing
+    } else {
+        pairing.union(Scope::Write.into())
+    }
+}
+
+impl Pairing {
+    /// A node declared its surface. Nothing waits if an operator already approved all of it.
+    ///
+    /// A declaration that only shrinks needs no approval; one that adds anything waits, and until it is approved the
+    /// old surface stays in force (a reconnect never widens).
+    pub fn declare(
+        &self,
+        facts: SurfaceFacts,
+        request_id: String,
+        now_ms: u64,
+    ) -> (Option<SurfaceRequest>, Vec<Change>) {
+        let waiting = self.surface_request(&facts.node);
+        let approved = self.surface(&facts.node);
+        let covered = approved.is_some_and(|surface| {
+            is_subset(&facts.caps, &surface.caps) && is_subset(&facts.commands, &surface.commands)
+        });
+        if covered {
+            let gone = waiting.map(|_| Change::SurfaceRequestGone(facts.node));
+            return (None, gone.into_iter().collect());
+        }
+        if let Some(waiting) = waiting
+            && waiting.caps == facts.caps
+            && waiting.commands == facts.commands
+        {
+            return (None, Vec::new());
+        }
+        let request = SurfaceRequest {
+            request_id,
+            node: facts.node,
+            display_name: facts.display_name,
+            platform: facts.platform,
+            device_family: facts.device_family,
+            version: facts.version,
+            client_id: facts.client_id,
+            client_mode: facts.client_mode,
+            caps: facts.caps,
+            commands: facts.commands,
+            silent: facts.silent,
+            ts_ms: now_ms,
+        };
+        (Some(request.clone()), vec![Change::SurfaceRequest(request)])
+    }
+
+    /// An operator approves a node's surface, or a subset of its commands.
+    pub fn approve_surface(
+        &self,
+        approver: &Approver,
+        request_id: &str,
+        subset: Option<&[String]>,
+        now_ms: u64,
+    ) -> Result<(Surface, Vec<Change>), Refused> {
+        let request = self.surface_request_by_id(request_id)?;
+        let commands = match subset {
+            None => request.commands.clone(),
+            Some(subset) => {
+                if let Some(command) = subset.iter().find(|name| !request.commands.contains(name)) {
+                    return Err(Refused::NotDeclared {
+                        command: command.clone(),
+                    });
+                }
+                subset.to_vec()
+            }
+        };
+        if let Some(scope) = approver.scopes.first_missing(required_scopes(&commands)) {
+            return Err(Refused::ApproverLacks { scope });
+        }
+        let created_at_ms = self
+            .surface(&request.node)
+            .map_or(now_ms, |surface| surface.created_at_ms);
+        let surface = Surface {
+            node: request.node.clone(),
+            display_name: request.display_name.clone(),
+            platform: request.platform.clone(),
+            device_family: request.device_family.clone(),
+            version: request.version.clone(),
+            client_id: request.client_id.clone(),
+            client_mode: request.client_mode.clone(),
+            caps: request.caps.clone(),
+            commands,
+            created_at_ms,
+            approved_at_ms: now_ms,
+        };
+        let changes = vec![
+            Change::SurfaceRequestGone(request.node.clone()),
+            Change::Surface(surface.clone()),
+        ];
+        Ok((surface, changes))
+    }
+
+    pub fn reject_surface(&self, request_id: &str) -> Result<(DeviceId, Vec<Change>), Refused> {
+        let request = self.surface_request_by_id(request_id)?;
+        Ok((
+            request.node.clone(),
+            vec![Change::SurfaceRequestGone(request.node.clone())],
+        ))
+    }
+
+    /// Takes back what a node was approved for. Its device stays paired.
+    pub fn remove_surface(
+        &self,
+        approver: &Approver,
+        node: &str,
+    ) -> Result<(DeviceId, Vec<Change>), Refused> {
+        let node = self.node(node)?.id.clone();
+        if let Some(surface) = self.surface(&node)
+            && let Some(scope) = approver
+                .scopes
+                .first_missing(required_scopes(&surface.commands))
+            && scope != Scope::Admin
+        {
+            return Err(Refused::ApproverLacks { scope });
+        }
+        let changes = vec![
+            Change::SurfaceRequestGone(node.clone()),
+            Change::SurfaceGone(node.clone()),
+        ];
+        Ok((node, changes))
+    }
+
+    pub fn rename_node(&self, node: &str, name: &str) -> Result<(Device, Vec<Change>), Refused> {
+        let mut device = self.node(node)?.clone();
+        device.label = Some(checked_name(name)?);
+        Ok((device.clone(), vec![Change::Device(device)]))
+    }
+
+    fn node(&self, id: &str) -> Result<&Device, Refused> {
+        DeviceId::parse(id)
+            .and_then(|id| self.device(&id))
+            .filter(|device| device.roles.contains(&crate::auth::scope::Role::Node))
+            .ok_or(Refused::UnknownNode)
+    }
+
+    fn surface_request_by_id(&self, id: &str) -> Result<&SurfaceRequest, Refused> {
+        self.surface_requests
+            .values()
+            .find(|request| request.request_id == id)
+            .ok_or(Refused::UnknownRequest)
+    }
+}
+
+fn is_subset(small: &[String], large: &[String]) -> bool {
+    small.iter().all(|name| large.contains(name))
+}

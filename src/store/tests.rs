@@ -1,0 +1,668 @@
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::*;
+use crate::audit::{AuditLog, Durability, Event, Settings};
+use crate::auth::scope::{Role, Scope};
+use crate::auth::secret_eq::TokenDigest;
+use crate::base::DeviceId;
+use crate::pairing::{ApprovedVia, Change, Device, Surface, SurfaceRequest, Token};
+
+fn temporary() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("portcullis");
+    (dir, state)
+}
+
+/// A receipt as only the audit log makes it.
+fn receipt(dir: &Path) -> Receipt {
+    AuditLog::open(&dir.join("audit"), Settings::default())
+        .unwrap()
+        .append(
+            &Event::Stopped {
+                reason: "test".into(),
+            },
+            Durability::Grouped,
+        )
+        .unwrap()
+}
+
+fn device(number: u8) -> Device {
+    Device {
+        id: DeviceId::from_digest([number; 32]),
+        public_key: "key".to_owned(),
+        display_name: Some("a \"name\"".to_owned()),
+        label: None,
+        platform: "linux".to_owned(),
+        device_family: "linux".to_owned(),
+        platform_shown: None,
+        device_family_shown: None,
+        client_id: "cli".to_owned(),
+        client_mode: "cli".to_owned(),
+        roles: vec![Role::Operator],
+        scopes: [Scope::Read, Scope::Write].into_iter().collect(),
+        tokens: vec![Token {
+            role: Role::Operator,
+            scopes: [Scope::Read].into_iter().collect(),
+            digest: TokenDigest::from_bytes([9; 32]),
+            created_at_ms: 1,
+            rotated_at_ms: None,
+            revoked_at_ms: None,
+            last_used_at_ms: None,
+        }],
+        approved_via: ApprovedVia::Owner,
+        created_at_ms: 1,
+        approved_at_ms: 2,
+        last_seen_at_ms: None,
+        last_seen_reason: None,
+    }
+}
+
+fn surface(number: u8) -> Surface {
+    Surface {
+        node: DeviceId::from_digest([number; 32]),
+        display_name: None,
+        platform: "linux".to_owned(),
+        device_family: None,
+        version: "1".to_owned(),
+        client_id: "node-host".to_owned(),
+        client_mode: "node".to_owned(),
+        caps: vec!["system".to_owned()],
+        commands: vec!["system.run".to_owned()],
+        created_at_ms: 1,
+        approved_at_ms: 2,
+    }
+}
+
+fn surface_request(number: u8) -> SurfaceRequest {
+    SurfaceRequest {
+        request_id: format!("request-{number}"),
+        node: DeviceId::from_digest([number; 32]),
+        display_name: None,
+        platform: "linux".to_owned(),
+        device_family: None,
+        version: "1".to_owned(),
+        client_id: "node-host".to_owned(),
+        client_mode: "node".to_owned(),
+        caps: vec![],
+        commands: vec![],
+        silent: false,
+        ts_ms: 5,
+    }
+}
+
+fn session() -> ChatSession {
+    ChatSession {
+        key: "agent:main:main".to_owned(),
+        session_id: "s1".to_owned(),
+        agent_id: "main".to_owned(),
+        created_at_ms: 1,
+        updated_at_ms: 1,
+    }
+}
+
+fn message(text: &str, key: Option<&str>) -> NewMessage {
+    NewMessage {
+        session_key: session().key,
+        run_id: Some("run".to_owned()),
+        role: "user".to_owned(),
+        content: serde_json::to_string(text).unwrap(),
+        ts_ms: 7,
+        idempotency_key: key.map(str::to_owned),
+    }
+}
+
+fn invoke(key: &str, created_at_ms: u64) -> NewInvoke {
+    NewInvoke {
+        caller: "operator".to_owned(),
+        node: "node".to_owned(),
+        key: key.to_owned(),
+        invoke_id: format!("invoke-{key}-{created_at_ms}"),
+        command: "system.run".to_owned(),
+        params_sha256: [3; 32],
+        created_at_ms,
+    }
+}
+
+#[test]
+fn pairing_records_survive_a_restart() {
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    let receipt = receipt(&dir);
+    store
+        .change(&receipt, |changes| {
+            changes.pairing(&Change::Device(device(1)))?;
+            changes.pairing(&Change::Device(device(2)))?;
+            changes.pairing(&Change::Surface(surface(1)))?;
+            changes.pairing(&Change::SurfaceRequest(surface_request(2)))?;
+            changes.pairing(&Change::DeviceGone(device(2).id))
+        })
+        .unwrap();
+    store
+        .record(|records| records.device_seen(&device(1).id, 99, "connect"))
+        .unwrap();
+    drop(store);
+    let changes = Store::open(&dir).unwrap().load_pairing().unwrap();
+    assert_eq!(changes.len(), 3);
+    let Change::Device(found) = &changes[0] else {
+        panic!("a device comes first")
+    };
+    assert_eq!(found.id, device(1).id);
+    assert_eq!(found.display_name.as_deref(), Some("a \"name\""));
+    assert_eq!(found.tokens[0].digest.as_bytes(), &[9; 32]);
+    assert_eq!(
+        (found.last_seen_at_ms, found.last_seen_reason.as_deref()),
+        (Some(99), Some("connect"))
+    );
+    assert!(matches!(&changes[1], Change::Surface(s) if s.commands == ["system.run"]));
+    assert!(matches!(&changes[2], Change::SurfaceRequest(r) if r.request_id == "request-2"));
+}
+
+#[test]
+fn a_failed_change_leaves_nothing() {
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    let result: Result<(), _> = store.change(&receipt(&dir), |changes| {
+        changes.pairing(&Change::Device(device(1)))?;
+        Err(StoreError::Limit {
+            what: "tests",
+            limit: 1,
+        })
+    });
+    assert!(result.is_err());
+    assert!(store.load_pairing().unwrap().is_empty());
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_an_error_not_an_absence() {
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    store
+        .change(&receipt(&dir), |changes| {
+            changes.put(Kind::Device, "x", &serde_json::json!({"id": "x"}))
+        })
+        .unwrap();
+    assert!(matches!(
+        store.load_pairing(),
+        Err(StoreError::Record { kind: "device", id, .. }) if id == "x"
+    ));
+}
+
+#[test]
+fn no_token_stands_in_the_file() {
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    let token = "a-device-token-in-the-clear";
+    let mut record = device(1);
+    record.tokens[0].digest = TokenDigest::from_bytes(crate::audit::Digest::of(token.as_bytes()).0);
+    store
+        .change(&receipt(&dir), |changes| {
+            changes.pairing(&Change::Device(record))
+        })
+        .unwrap();
+    drop(store);
+    for entry in fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            let bytes = fs::read(&path).unwrap();
+            assert!(!bytes.windows(token.len()).any(|w| w == token.as_bytes()));
+        }
+    }
+}
+
+#[test]
+fn a_grant_is_used_once_and_in_time() {
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    let receipt = receipt(&dir);
+    let grant = |id: &str, byte, expires_at_ms| Grant {
+        id: id.to_owned(),
+        sha256: [byte; 32],
+        purpose: "browser-operator".to_owned(),
+        created_at_ms: 10,
+        expires_at_ms,
+        used_at_ms: None,
+        used_by: None,
+    };
+    let use_it = |id: &str, now| {
+        store
+            .change(&receipt, |changes| changes.use_grant(id, now, "device"))
+            .unwrap()
+    };
+    store
+        .change(&receipt, |changes| {
+            changes.add_grant(&grant("a", 1, 100))?;
+            changes.add_grant(&grant("b", 2, 100))
+        })
+        .unwrap();
+    assert!(!use_it("unknown", 50));
+    assert!(use_it("a", 50));
+    assert!(!use_it("a", 51));
+    assert!(!use_it("b", 100));
+    let used = store.grant(&[1; 32]).unwrap().unwrap();
+    assert_eq!(
+        (used.used_at_ms, used.used_by.as_deref()),
+        (Some(50), Some("device"))
+    );
+    assert!(store.grant(&[7; 32]).unwrap().is_none());
+    let later = Grant {
+        created_at_ms: 200,
+        ..grant("c", 3, 300)
+    };
+    store
+        .change(&receipt, |changes| changes.add_grant(&later))
+        .unwrap();
+    assert_eq!(store.load_grants().unwrap().len(), 1);
+    store
+        .change(&receipt, |changes| changes.delete_grant("c"))
+        .unwrap();
+    assert!(store.load_grants().unwrap().is_empty());
+}
+
+#[test]
+fn transcripts_keep_order_and_take_a_key_once() {
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    store
+        .record(|records| {
+            records.put_session(&session())?;
+            for index in 0..10 {
+                records.append_message(&message(&format!("m{index}"), None))?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    let append = |key| {
+        store
+            .record(|records| records.append_message(&message("once", Some(key))))
+            .unwrap()
+    };
+    let Appended::New(id) = append("k") else {
+        panic!("new")
+    };
+    assert_eq!(append("k"), Appended::Known(id));
+    let key = session().key;
+    let all = store.messages(&key, None, 100).unwrap();
+    assert_eq!(all.len(), 11);
+    assert_eq!(all[0].content, "\"m0\"");
+    assert_eq!(all[10].id, id);
+    let page = store.messages(&key, Some(all[5].id), 2).unwrap();
+    assert_eq!(page, &all[3..5]);
+    assert_eq!(store.load_sessions().unwrap()[0].updated_at_ms, 7);
+    // A session that does not exist, content that is no JSON, and too much of it.
+    let mut stray = message("x", None);
+    stray.session_key = "nowhere".to_owned();
+    assert!(store.record(|r| r.append_message(&stray)).is_err());
+    let mut plain = message("x", None);
+    plain.content = "not json".to_owned();
+    assert!(store.record(|r| r.append_message(&plain)).is_err());
+    let long = message(&"x".repeat(chat::MESSAGE_BYTES_MAX), None);
+    assert!(matches!(
+        store.record(|r| r.append_message(&long)),
+        Err(StoreError::Limit { .. })
+    ));
+    store.record(|r| r.delete_session(&key)).unwrap();
+    assert!(store.messages(&key, None, 100).unwrap().is_empty());
+}
+
+#[test]
+fn a_transcript_is_bounded() {
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    let count = chat::MESSAGES_PER_SESSION_MAX + 200;
+    store
+        .record(|records| {
+            records.put_session(&session())?;
+            for index in 0..count {
+                records.append_message(&message(&index.to_string(), None))?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    let kept = store.messages(&session().key, None, usize::MAX).unwrap();
+    assert_eq!(kept.len(), chat::MESSAGES_PER_SESSION_MAX);
+    assert_eq!(kept.last().unwrap().content, format!("\"{}\"", count - 1));
+    let rows: i64 = store
+        .read(|c| c.query_row("SELECT count(*) FROM chat_messages", [], |row| row.get(0)))
+        .unwrap();
+    assert!(rows < i64::try_from(chat::MESSAGES_PER_SESSION_MAX).unwrap() + 64);
+}
+
+#[test]
+fn n12_a_key_is_sent_once_and_its_outcome_kept() {
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    let first = invoke("k", 1000);
+    let begin = |store: &Store, invoke: &NewInvoke| {
+        store
+            .record(|records| records.begin_invoke(invoke))
+            .unwrap()
+    };
+    assert_eq!(begin(&store, &first), Begun::New);
+    let Begun::Known(known) = begin(&store, &invoke("k", 2000)) else {
+        panic!("the key is known")
+    };
+    assert_eq!((&known.invoke, &known.finished), (&first, &None));
+    // The process ends here: nobody knows what happened.
+    drop(store);
+    let store = Store::open(&dir).unwrap();
+    assert_eq!(store.load_unfinished_invokes().unwrap(), [*known]);
+    let finish = |invoke: &NewInvoke, outcome: &str| {
+        store
+            .record(|records| records.finish_invoke(invoke, 3000, outcome))
+            .unwrap()
+    };
+    assert!(!finish(&invoke("k", 2000), "\"of another invoke\""));
+    assert!(finish(&first, "{\"ok\":true}"));
+    assert!(!finish(&first, "{\"ok\":false}"));
+    let record = store.invoke("operator", "node", "k").unwrap().unwrap();
+    assert_eq!(
+        record.finished,
+        Some((3000, Outcome::Kept("{\"ok\":true}".to_owned())))
+    );
+    // Other callers and nodes have keys of their own; after a day the key is free.
+    for other in [
+        NewInvoke {
+            caller: "other".to_owned(),
+            ..invoke("k", 2000)
+        },
+        NewInvoke {
+            node: "other".to_owned(),
+            ..invoke("k", 2000)
+        },
+        invoke("k", 1001 + invokes::KEPT_MS),
+    ] {
+        assert_eq!(begin(&store, &other), Begun::New);
+    }
+    let never_sent = invoke("n", 5000);
+    assert_eq!(begin(&store, &never_sent), Begun::New);
+    store.record(|r| r.forget_invoke(&never_sent)).unwrap();
+    assert_eq!(begin(&store, &never_sent), Begun::New);
+}
+
+#[test]
+fn the_table_of_invokes_is_bounded() {
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    let name = |index: u64| format!("k{index:03}");
+    store
+        .record(|records| {
+            for index in 0..100 {
+                let invoke = invoke(&name(index), 1000 + index);
+                records.begin_invoke(&invoke)?;
+                if index != 0 {
+                    records.finish_invoke(&invoke, 2000, &"x".repeat(10))?;
+                }
+            }
+            records.cut(2000, 50, 100)
+        })
+        .unwrap();
+    let find = |index| store.invoke("operator", "node", &name(index)).unwrap();
+    assert_eq!(find(0).unwrap().finished, None, "under way, so it stays");
+    assert!(find(1).is_none() && find(50).is_none());
+    assert_eq!(
+        find(51).unwrap().finished,
+        Some((2000, Outcome::Dropped { bytes: 10 }))
+    );
+    assert!(matches!(
+        find(99).unwrap().finished,
+        Some((2000, Outcome::Kept(_)))
+    ));
+    store
+        .record(|r| r.cut_invokes(2000 + invokes::KEPT_MS))
+        .unwrap();
+    assert!(find(99).is_none());
+    // One outcome that is too long: its key stays.
+    let long = invoke("long", 9_000_000_000);
+    store
+        .record(|records| {
+            records.begin_invoke(&long)?;
+            records.finish_invoke(
+                &long,
+                9_000_000_001,
+                &"x".repeat(invokes::OUTCOME_BYTES_MAX + 1),
+            )
+        })
+        .unwrap();
+    let record = store.invoke("operator", "node", "long").unwrap().unwrap();
+    assert!(matches!(
+        record.finished,
+        Some((_, Outcome::Dropped { bytes })) if bytes > invokes::OUTCOME_BYTES_MAX
+    ));
+}
+
+#[test]
+fn one_process_owns_the_state_and_is_named() {
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    let error = Store::open(&dir).err().unwrap();
+    assert!(error.is_temporary());
+    let pid = std::process::id();
+    assert!(
+        error
+            .to_string()
+            .ends_with(&format!("is in use by process {pid}")),
+        "{error}"
+    );
+    drop(store);
+    Store::open(&dir).unwrap();
+}
+
+#[test]
+fn c3_the_files_are_private_and_must_be() {
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    store.record(|r| r.put_session(&session())).unwrap();
+    let mut files = 0;
+    for entry in fs::read_dir(&dir).unwrap() {
+        let metadata = entry.unwrap().metadata().unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
+        files += 1;
+    }
+    assert!(files >= 3, "database, log and lock");
+    drop(store);
+    let path = dir.join(FILE_NAME);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let error = Store::open(&dir).err().unwrap();
+    assert!(!error.is_temporary());
+    assert!(error.to_string().contains("mode 0644 but must have 0600"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o750)).unwrap();
+    let error = Store::open(&dir).err().unwrap();
+    assert!(error.to_string().contains("mode 0750 but must have 0700"));
+}
+
+fn write_private(dir: &Path, bytes: &[u8]) -> PathBuf {
+    files::ensure_dir(dir).unwrap();
+    let path = dir.join(FILE_NAME);
+    files::replace(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn foreign_newer_and_damaged_files_are_refused_and_left_alone() {
+    // No database at all.
+    let (_guard, dir) = temporary();
+    let path = write_private(&dir, &b"this is not a database ".repeat(100));
+    let before = fs::read(&path).unwrap();
+    assert!(matches!(Store::open(&dir), Err(StoreError::Corrupt { .. })));
+    assert_eq!(fs::read(&path).unwrap(), before);
+
+    // Another program's database.
+    let (_guard, dir) = temporary();
+    let path = write_private(&dir, b"");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE theirs (x)")
+        .unwrap();
+    let before = fs::read(&path).unwrap();
+    assert!(matches!(Store::open(&dir), Err(StoreError::NotOurs { .. })));
+    assert_eq!(fs::read(&path).unwrap(), before);
+
+    // A newer program's.
+    let (_guard, dir) = temporary();
+    drop(Store::open(&dir).unwrap());
+    let path = dir.join(FILE_NAME);
+    Connection::open(&path)
+        .unwrap()
+        .pragma_update(None, "user_version", schema::VERSION + 1)
+        .unwrap();
+    let error = Store::open(&dir).err().unwrap();
+    assert!(matches!(error, StoreError::TooNew { found, supported, .. } if found == supported + 1));
+    assert!(!error.is_temporary());
+
+    // Damaged in the middle: whatever is read is right or refused, and `check` finds it.
+    let (_guard, dir) = temporary();
+    let store = Store::open(&dir).unwrap();
+    store
+        .record(|records| {
+            records.put_session(&session())?;
+            for _ in 0..500 {
+                records.append_message(&message(&"x".repeat(200), None))?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    drop(store);
+    let path = dir.join(FILE_NAME);
+    let mut bytes = fs::read(&path).unwrap();
+    let pages = bytes.len() / 4096;
+    for byte in &mut bytes[4096 * (pages / 2)..4096 * (pages / 2 + 4)] {
+        *byte ^= 0x55;
+    }
+    fs::write(&path, bytes).unwrap();
+    let store = Store::open(&dir).unwrap();
+    assert!(matches!(store.check(), Err(StoreError::Corrupt { .. })));
+    assert!(matches!(
+        store.messages(&session().key, None, 1000),
+        Err(StoreError::Corrupt { .. })
+    ));
+}
+
+#[test]
+fn a_sound_file_passes_its_check() {
+    let (_guard, dir) = temporary();
+    Store::open(&dir).unwrap().check().unwrap();
+}
+
+#[test]
+fn threads_share_a_store() {
+    let (_guard, dir) = temporary();
+    let store = Arc::new(Store::open(&dir).unwrap());
+    store.record(|r| r.put_session(&session())).unwrap();
+    let threads: Vec<_> = (0..4)
+        .map(|thread| {
+            let store = Arc::clone(&store);
+            std::thread::spawn(move || {
+                for index in 0..50 {
+                    let text = format!("{thread} {index}");
+                    store
+                        .record(|r| r.append_message(&message(&text, Some(&text))))
+                        .unwrap();
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_eq!(
+        store.messages(&session().key, None, 1000).unwrap().len(),
+        200
+    );
+}
+
+/// The child of the next test; alone it does nothing. It says what has been acknowledged.
+#[test]
+fn child_writes_until_killed() {
+    let Some(dir) = std::env::var_os("PORTCULLIS_TEST_DIR").map(PathBuf::from) else {
+        return;
+    };
+    let store = Store::open(&dir).unwrap();
+    let audit = AuditLog::open(&dir.join("audit"), Settings::default()).unwrap();
+    store.record(|r| r.put_session(&session())).unwrap();
+    let start = u64::from(std::process::id()) << 20;
+    for number in start.. {
+        let name = number.to_string();
+        if number % 4 == 0 {
+            let receipt = audit
+                .append(&Event::Stopped { reason: "x".into() }, Durability::Synced)
+                .unwrap();
+            let approval = serde_json::json!({ "name": name });
+            store
+                .change(&receipt, |c| c.put(Kind::Approval, &name, &approval))
+                .unwrap();
+            println!("\nack approval {name}");
+        } else {
+            store
+                .record(|records| {
+                    records.append_message(&message(&name, Some(&name)))?;
+                    records.begin_invoke(&invoke(&name, 1000))
+                })
+                .unwrap();
+            println!("\nack record {name}");
+        }
+    }
+}
+
+#[test]
+fn sigkill_loses_nothing_that_was_acknowledged() {
+    let (_guard, dir) = temporary();
+    let mut approvals = Vec::new();
+    let mut records = Vec::new();
+    for _ in 0..10 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "store::tests::child_writes_until_killed",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env("PORTCULLIS_TEST_DIR", &dir)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stop_after = 1 + usize::from(crate::machine::random::<1>()[0]);
+        let mut seen = 0;
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while output.read_line(&mut line).unwrap() > 0 {
+            if let Some(ack) = line.strip_suffix('\n').and_then(|l| l.strip_prefix("ack ")) {
+                match ack.split_once(' ').unwrap() {
+                    ("approval", name) => approvals.push(name.to_owned()),
+                    (_, name) => records.push(name.to_owned()),
+                }
+                seen += 1;
+                if seen == stop_after {
+                    child.kill().unwrap();
+                }
+            }
+            line.clear();
+        }
+        child.wait().unwrap();
+        let store = Store::open(&dir).unwrap();
+        store.check().unwrap();
+        let found: Vec<serde_json::Value> = store.load(Kind::Approval).unwrap();
+        for name in &approvals {
+            assert!(found.iter().any(|f| f["name"] == name.as_str()), "{name}");
+        }
+        let messages = store.messages(&session().key, None, usize::MAX).unwrap();
+        for name in &records {
+            assert!(
+                messages
+                    .iter()
+                    .any(|m| m.idempotency_key.as_ref() == Some(name)),
+                "{name}"
+            );
+            assert!(store.invoke("operator", "node", name).unwrap().is_some());
+        }
+    }
+    assert!(!approvals.is_empty() && !records.is_empty());
+    crate::audit::verify(&dir.join("audit")).unwrap();
+}
