@@ -182,7 +182,13 @@ type Reply = oneshot::Sender<Result<Box<RawValue>, CallError>>;
 struct Outgoing {
     id: u64,
     text: String,
+    waiting: Waiting,
+}
+
+struct Waiting {
     reply: Reply,
+    /// An `accepted` is not the answer yet: a second one follows under the same id.
+    to_end: bool,
 }
 
 /// One connection. Clones share it; it closes when the last is dropped.
@@ -240,6 +246,26 @@ impl Client {
         params: &impl Serialize,
         timeout: Duration,
     ) -> Result<Box<RawValue>, CallError> {
+        self.exchange(method, params, timeout, false).await
+    }
+
+    /// As `call`, for methods that answer twice: `accepted` at once, and the outcome when it is there.
+    pub async fn call_to_end(
+        &self,
+        method: &str,
+        params: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<Box<RawValue>, CallError> {
+        self.exchange(method, params, timeout, true).await
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        params: &impl Serialize,
+        timeout: Duration,
+        to_end: bool,
+    ) -> Result<Box<RawValue>, CallError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let text = rpc::encode::request(&id.to_string(), method, params);
         let (got, limit) = (text.len(), self.payload_max);
@@ -249,7 +275,11 @@ impl Client {
         let (reply, answer) = oneshot::channel();
         let exchange = async {
             self.outgoing
-                .send(Outgoing { id, text, reply })
+                .send(Outgoing {
+                    id,
+                    text,
+                    waiting: Waiting { reply, to_end },
+                })
                 .await
                 .map_err(|_| CallError::Ended(how_ended(&self.ended)))?;
             answer
@@ -270,7 +300,7 @@ impl Client {
 struct Task {
     io: WsIo<Stream>,
     requests: mpsc::Receiver<Outgoing>,
-    pending: HashMap<u64, Reply>,
+    pending: HashMap<u64, Waiting>,
     events: mpsc::Sender<Event>,
     queued_bytes: Arc<AtomicUsize>,
     silence_max: Duration,
@@ -281,12 +311,15 @@ impl Task {
         let ended = self.drive().await;
         // Set before the channels close, so that whoever waits on them finds the reason.
         let ended = slot.get_or_init(|| ended).clone();
-        for (_, reply) in self.pending.drain() {
-            let _ = reply.send(Err(CallError::Ended(ended.clone())));
+        for (_, waiting) in self.pending.drain() {
+            let _ = waiting.reply.send(Err(CallError::Ended(ended.clone())));
         }
         self.requests.close();
         while let Ok(late) = self.requests.try_recv() {
-            let _ = late.reply.send(Err(CallError::Ended(ended.clone())));
+            let _ = late
+                .waiting
+                .reply
+                .send(Err(CallError::Ended(ended.clone())));
         }
     }
 
@@ -324,14 +357,14 @@ impl Task {
     fn send(&mut self, request: Outgoing) {
         if self.pending.len() >= limits::CALLS_PER_CONNECTION_MAX {
             // Callers that gave up waiting still hold a place.
-            self.pending.retain(|_, reply| !reply.is_closed());
+            self.pending.retain(|_, waiting| !waiting.reply.is_closed());
         }
         if self.pending.len() >= limits::CALLS_PER_CONNECTION_MAX {
             let limit = limits::CALLS_PER_CONNECTION_MAX;
-            let _ = request.reply.send(Err(CallError::Busy { limit }));
+            let _ = request.waiting.reply.send(Err(CallError::Busy { limit }));
             return;
         }
-        self.pending.insert(request.id, request.reply);
+        self.pending.insert(request.id, request.waiting);
         self.io.queue_text_owned(request.text);
     }
 
@@ -344,19 +377,25 @@ impl Task {
         };
         match rpc::decode(&text) {
             Ok(Frame::Response(response)) => {
-                let reply = response
-                    .id
-                    .parse()
-                    .ok()
-                    .and_then(|id: u64| self.pending.remove(&id));
-                if let Some(reply) = reply {
-                    let _ = reply.send(answer(&response));
-                }
+                self.settle(&response);
                 None
             }
             Ok(Frame::Event(event)) => self.enqueue(&event),
             Ok(Frame::Request(_)) => None,
             Err(_) => Some(Ended::Lost("the gateway sent a malformed frame".to_owned())),
+        }
+    }
+
+    fn settle(&mut self, response: &rpc::Response<'_>) {
+        let Ok(id) = response.id.parse::<u64>() else {
+            return;
+        };
+        let is_interim = |waiting: &Waiting| waiting.to_end && is_accepted(response);
+        if self.pending.get(&id).is_some_and(is_interim) {
+            return;
+        }
+        if let Some(waiting) = self.pending.remove(&id) {
+            let _ = waiting.reply.send(answer(response));
         }
     }
 
@@ -397,6 +436,19 @@ impl Task {
         ) {}
         ended
     }
+}
+
+fn is_accepted(response: &rpc::Response<'_>) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Status<'a> {
+        #[serde(borrow, default)]
+        status: std::borrow::Cow<'a, str>,
+    }
+    response.ok
+        && response
+            .payload
+            .and_then(|payload| serde_json::from_str::<Status<'_>>(payload.get()).ok())
+            .is_some_and(|status| status.status == "accepted")
 }
 
 fn answer(response: &rpc::Response<'_>) -> Result<Box<RawValue>, CallError> {

@@ -9,10 +9,10 @@ use tokio::join;
 use super::dial::DialError;
 use super::stand_in::{NONCE, StandIn, TS};
 use super::*;
-use crate::auth::device::{self, DeviceClaim, Signed};
+use crate::auth::device::{self, Signed};
 use crate::auth::scope::Role;
 use crate::base::Secret;
-use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL};
+use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, DeviceProof, PROTOCOL};
 use crate::ws::handshake::ResponseError;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -118,15 +118,7 @@ async fn a_device_signs_the_challenge_in_v3() {
     let (client, (_session, connect)) =
         join!(Client::connect(&endpoint, &options), server.admit(30_000));
     assert!(client.is_ok());
-    let device = &connect["params"]["device"];
-    let text = |key: &str| device[key].as_str().unwrap().to_owned();
-    let claim = DeviceClaim {
-        id: text("id"),
-        public_key: text("publicKey"),
-        signature: text("signature"),
-        signed_at_ms: device["signedAt"].as_u64().unwrap(),
-        nonce: text("nonce"),
-    };
+    let claim: DeviceProof = serde_json::from_value(connect["params"]["device"].clone()).unwrap();
     let mut signed = Signed {
         device_id: &claim.id,
         client_id: "cli",
@@ -247,6 +239,20 @@ async fn the_servers_close_code_reaches_calls_and_events() {
         Some(CallError::Ended(want))
     );
     assert!(client.is_over());
+}
+
+#[tokio::test]
+async fn a_method_that_answers_twice_is_followed_to_its_end() {
+    let (client, _events, mut session) = pair().await;
+    let none = json!({});
+    let (end, ()) = join!(client.call_to_end("agent", &none, LONG), async {
+        let request = session.request().await;
+        session
+            .respond(&request, &json!({"status": "accepted"}))
+            .await;
+        session.respond(&request, &json!({"status": "ok"})).await;
+    });
+    assert_eq!(end.unwrap().get(), "{\"status\":\"ok\"}");
 }
 
 #[tokio::test]

@@ -102,8 +102,9 @@ fn requests_are_bounded_and_the_oldest_gives_way() {
     let mut pairing = Pairing::default();
     for n in 0..=limits::PAIRING_REQUESTS_MAX {
         let mut facts = facts(0, Role::Operator, ScopeSet::NONE);
-        facts.id =
-            DeviceId::from_digest(std::array::from_fn(|at| if at == 0 { u8::try_from(n).unwrap() } else { 7 }));
+        facts.id = DeviceId::from_digest(std::array::from_fn(|at| {
+            if at == 0 { u8::try_from(n).unwrap() } else { 7 }
+        }));
         let filed = pairing.file_request(facts, format!("r{n:03}"), NOW + n as u64);
         pairing.apply(filed.changes);
     }
