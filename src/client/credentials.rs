@@ -437,11 +437,11 @@ mod tests {
     }
 
     /// What the contract says of one kind: the winning place's name, or the unreadable one's.
-    fn expected<'a>(
-        rule: &'a str,
+    fn expected(
+        rule: &str,
         explicit: (bool, bool),
         states: impl Fn(&str) -> usize,
-    ) -> Result<Option<&'a str>, &'a str> {
+    ) -> Result<Option<&str>, &str> {
         if explicit.0 {
             return Ok(Some("explicit"));
         }

@@ -350,19 +350,26 @@ impl Resolver {
         setting: &str,
         input: &SecretInput,
     ) -> Result<Option<Secret>, ConfigError> {
-        let secret = match input {
-            SecretInput::Unset => return Ok(None),
-            SecretInput::Literal(secret) => secret.clone(),
-            SecretInput::Ref(reference) => {
-                self.fetch(reference)
-                    .map_err(|why| ConfigError::UnresolvedSecret {
-                        setting: setting.to_owned(),
-                        why: format!("{reference}: {why}"),
-                    })?
-            }
-        };
-        check_strength(setting, &secret)?;
-        Ok(Some(secret))
+        let secret = self.read(setting, input)?;
+        if let Some(secret) = &secret {
+            check_strength(setting, secret)?;
+        }
+        Ok(secret)
+    }
+
+    /// As `resolve`, without judging its strength: a client has to send what the other side has.
+    pub fn read(&self, setting: &str, input: &SecretInput) -> Result<Option<Secret>, ConfigError> {
+        match input {
+            SecretInput::Unset => Ok(None),
+            SecretInput::Literal(secret) => Ok(Some(secret.clone())),
+            SecretInput::Ref(reference) => match self.fetch(reference) {
+                Ok(secret) => Ok(Some(secret)),
+                Err(why) => Err(ConfigError::UnresolvedSecret {
+                    setting: setting.to_owned(),
+                    why: format!("{reference}: {why}"),
+                }),
+            },
+        }
     }
 
     fn fetch(&self, reference: &SecretRef) -> Result<Secret, String> {

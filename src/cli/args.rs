@@ -1,0 +1,279 @@
+//! The command line's form.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "portcullis",
+    version,
+    about = "A Gateway for remote nodes that fails closed",
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command that talks to a Gateway.
+#[derive(Args, Default)]
+pub struct Common {
+    /// The Gateway's address (ws://…); needs --token or --password
+    #[arg(long, global = true)]
+    pub url: Option<String>,
+    /// The shared token, or a device token
+    #[arg(long, global = true)]
+    pub token: Option<String>,
+    /// The shared password
+    #[arg(long, global = true)]
+    pub password: Option<String>,
+    /// Print the payload as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Use ~/.openclaw-NAME
+    #[arg(long, global = true, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// How long to wait for the Gateway, in milliseconds
+    #[arg(long, global = true, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub timeout: Option<u64>,
+    /// Say which credential is used, and why not the others
+    #[arg(long, global = true)]
+    pub explain_auth: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the Gateway, or talk to it
+    Gateway(GatewayArgs),
+    /// Ask the Gateway how it is
+    Health,
+    /// Show the Gateway's status
+    Status,
+    /// Pair, rename and remove devices
+    #[command(subcommand)]
+    Devices(Devices),
+    /// List, approve and invoke nodes
+    #[command(subcommand)]
+    Nodes(Nodes),
+    /// Send one message through the agent
+    Agent(AgentArgs),
+    /// Run this machine as a node
+    #[cfg(feature = "node-host")]
+    #[command(subcommand)]
+    Node(Node),
+    /// Start a Gateway and a node, and prove the way from a message to a command and back
+    Quickstart(QuickstartArgs),
+    /// Read and prove the audit log
+    #[command(subcommand)]
+    Audit(Audit),
+}
+
+#[derive(Args)]
+pub struct GatewayArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+    #[command(subcommand)]
+    pub command: Option<Gateway>,
+}
+
+#[derive(Args, Clone, Default)]
+pub struct RunArgs {
+    /// The port to listen on
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// loopback, lan, tailnet, custom or auto
+    #[arg(long)]
+    pub bind: Option<String>,
+    /// token or password
+    #[arg(long)]
+    pub auth: Option<String>,
+    /// off, serve or funnel
+    #[arg(long)]
+    pub tailscale: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub enum Gateway {
+    /// Run the Gateway in the foreground
+    Run(RunArgs),
+    /// Show where the Gateway is, and whether it answers
+    Status,
+    /// Ask the Gateway how it is
+    Health,
+    /// Call one method
+    Call {
+        method: String,
+        /// The parameters, as a JSON object
+        #[arg(long, default_value = "{}")]
+        params: String,
+        /// Wait for the second answer of a method that answers twice
+        #[arg(long)]
+        expect_final: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Devices {
+    /// List pending and paired devices
+    List,
+    /// Approve a pending device; without an id, show the latest
+    Approve {
+        request_id: Option<String>,
+        /// Show the latest request and the command that approves it
+        #[arg(long)]
+        latest: bool,
+    },
+    /// Reject a pending device
+    Reject { request_id: String },
+    /// Remove a paired device and close its connections
+    Remove { device_id: String },
+    /// Give a device a label
+    Rename {
+        #[arg(long)]
+        device: String,
+        #[arg(long)]
+        name: String,
+    },
+    /// Issue a new device token; the old one stops working
+    Rotate {
+        #[arg(long)]
+        device: String,
+        #[arg(long)]
+        role: String,
+        /// A scope of the new token; may be repeated
+        #[arg(long)]
+        scope: Vec<String>,
+        /// The new token has no scopes
+        #[arg(long, conflicts_with = "scope")]
+        no_scopes: bool,
+    },
+    /// Revoke a device token and close its connections
+    Revoke {
+        #[arg(long)]
+        device: String,
+        #[arg(long)]
+        role: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Nodes {
+    /// List pending and paired nodes
+    List,
+    /// Show which nodes are connected
+    Status {
+        /// Only connected nodes
+        #[arg(long)]
+        connected: bool,
+    },
+    /// Show one node
+    Describe {
+        /// Id, unique beginning of the id, or name
+        #[arg(long)]
+        node: String,
+    },
+    /// List nodes whose commands wait for approval
+    Pending,
+    /// Approve what a node declares
+    Approve {
+        request_id: String,
+        /// Approve only these commands, separated by commas
+        #[arg(long, value_delimiter = ',')]
+        commands: Option<Vec<String>>,
+    },
+    /// Reject what a node declares
+    Reject { request_id: String },
+    /// Remove a node's approval
+    Remove {
+        #[arg(long)]
+        node: String,
+    },
+    /// Give a node a name
+    Rename {
+        #[arg(long)]
+        node: String,
+        #[arg(long)]
+        name: String,
+    },
+    /// Run one command of a node
+    Invoke {
+        #[arg(long)]
+        node: String,
+        #[arg(long)]
+        command: String,
+        /// The command's parameters, as JSON
+        #[arg(long, default_value = "{}")]
+        params: String,
+        /// How long the node may take, in milliseconds
+        #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+        invoke_timeout: u64,
+        /// The same key runs the command once
+        #[arg(long)]
+        idempotency_key: Option<String>,
+    },
+}
+
+#[derive(Args)]
+pub struct AgentArgs {
+    /// The message, such as "/run uname -a"
+    #[arg(long, short)]
+    pub message: String,
+    /// The session that it belongs to
+    #[arg(long)]
+    pub session_key: Option<String>,
+    /// The agent
+    #[arg(long)]
+    pub agent: Option<String>,
+}
+
+#[cfg(feature = "node-host")]
+#[derive(Subcommand)]
+pub enum Node {
+    /// Run the node host in the foreground
+    Run(NodeRunArgs),
+}
+
+#[cfg(feature = "node-host")]
+#[derive(Args)]
+pub struct NodeRunArgs {
+    /// The Gateway's host
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// The Gateway's port
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// The node's name; the host's if absent
+    #[arg(long)]
+    pub display_name: Option<String>,
+}
+
+#[derive(Args)]
+pub struct QuickstartArgs {
+    /// The port to listen on
+    #[arg(long, default_value_t = 18789, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Stop after the proof
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Audit {
+    /// Prove that the log is whole
+    Verify {
+        /// The log's directory; the profile's if absent
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Show the latest records
+    Tail {
+        /// How many
+        #[arg(long, short = 'n', default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        lines: u16,
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+}

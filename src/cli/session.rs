@@ -1,0 +1,312 @@
+//! From flags and config to a connected client.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::args::Common;
+use super::exit::{Exit, Failure};
+use super::output;
+use crate::auth::scope::{Role, Scope};
+use crate::base::{Secret, ids};
+use crate::client::credentials::{self, Caller, Credentials, Place, Places, Query, Target};
+use crate::client::{
+    Client, ConnectError, ConnectOptions, DialError, Endpoint, Events, Sent, WsUrl, dial,
+};
+use crate::config::{ConfigError, Env, GatewayMode, SecretInput, Settings};
+use crate::machine;
+use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL, PROTOCOL_MIN_NODE};
+
+const URL_ENV: &str = "OPENCLAW_GATEWAY_URL";
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// The flags and the config of one command.
+pub struct Context {
+    pub common: Common,
+    pub settings: Settings,
+}
+
+impl Context {
+    pub fn load(common: Common) -> Result<Self, Failure> {
+        let settings = Settings::load(&Env::process(), common.profile.as_deref())?;
+        Ok(Self { common, settings })
+    }
+
+    pub fn timeout(&self) -> Duration {
+        self.common
+            .timeout
+            .map_or(TIMEOUT_DEFAULT, Duration::from_millis)
+    }
+
+    /// Prints the payload, or what `human` makes of it.
+    pub fn show<T: DeserializeOwned>(
+        &self,
+        payload: &RawValue,
+        human: impl FnOnce(T) -> String,
+    ) -> Result<(), Failure> {
+        if self.common.json {
+            output::json(payload);
+            return Ok(());
+        }
+        output::line(&human(decode(payload)?));
+        Ok(())
+    }
+}
+
+/// Reads an answer that must have its documented form.
+pub fn decode<T: DeserializeOwned>(payload: &RawValue) -> Result<T, Failure> {
+    serde_json::from_str(payload.get()).map_err(|_| {
+        Failure::new(
+            Exit::Refused,
+            "the gateway's answer does not have the expected form; --json shows it as it came",
+        )
+    })
+}
+
+/// Where to connect, with what.
+pub struct Route {
+    /// Tried in order; only the first may be the admin socket.
+    pub endpoints: Vec<Endpoint>,
+    pub credentials: Credentials,
+}
+
+fn place(context: &Settings, setting: &str, input: &SecretInput) -> Place {
+    match context.resolver.read(setting, input) {
+        Ok(None) => Place::Unset,
+        Ok(Some(secret)) => Place::Value(secret),
+        Err(ConfigError::UnresolvedSecret { why, .. }) => Place::Unresolved(why),
+        Err(error) => Place::Unresolved(error.to_string()),
+    }
+}
+
+/// What each place holds, for the precedence function.
+pub fn places(settings: &Settings) -> Places {
+    let env = |name| settings.env.secret(name).map_or(Place::Unset, Place::Value);
+    let gateway = &settings.gateway;
+    Places {
+        env_token: env("OPENCLAW_GATEWAY_TOKEN"),
+        env_password: env("OPENCLAW_GATEWAY_PASSWORD"),
+        auth_token: place(settings, "gateway.auth.token", &gateway.auth.token),
+        auth_password: place(settings, "gateway.auth.password", &gateway.auth.password),
+        remote_token: place(settings, "gateway.remote.token", &gateway.remote.token),
+        remote_password: place(
+            settings,
+            "gateway.remote.password",
+            &gateway.remote.password,
+        ),
+    }
+}
+
+pub fn mode(settings: &Settings) -> credentials::Mode {
+    match settings.gateway.mode {
+        GatewayMode::Local => credentials::Mode::Local,
+        GatewayMode::Remote => credentials::Mode::Remote,
+    }
+}
+
+/// Whether plaintext may leave loopback.
+pub fn break_glass(env: &Env) -> bool {
+    env.text(dial::BREAK_GLASS_ENV).as_deref().map(str::trim) == Some("1")
+}
+
+/// Decides where to and with what, without connecting.
+pub fn route(context: &Context, caller: Caller) -> Result<Route, Failure> {
+    let Context { common, settings } = context;
+    let explicit = |text: &Option<String>| {
+        text.as_deref()
+            .filter(|text| !text.trim().is_empty())
+            .map(|text| Secret::new(text.as_bytes()))
+    };
+    let (token, password) = (explicit(&common.token), explicit(&common.password));
+    let env_url = settings.env.text(URL_ENV);
+    let (target, endpoints) = match (&common.url, env_url) {
+        (Some(url), _) => (Target::FlagUrl, vec![Endpoint::Tcp(WsUrl::parse(url)?)]),
+        (None, Some(url)) => (Target::EnvUrl, vec![Endpoint::Tcp(WsUrl::parse(&url)?)]),
+        (None, None) => {
+            let with_secret = token.is_some() || password.is_some();
+            (Target::Configured, configured(settings, with_secret)?)
+        }
+    };
+    // Through the admin socket our user id is the credential, so none is looked up, let alone sent.
+    if let [Endpoint::Admin(_)] = endpoints.as_slice() {
+        return Ok(Route {
+            endpoints,
+            credentials: Credentials::default(),
+        });
+    }
+    let credentials = credentials::choose(&Query {
+        mode: mode(settings),
+        target,
+        caller,
+        explicit_token: token.as_ref(),
+        explicit_password: password.as_ref(),
+        places: &places(settings),
+    });
+    if common.explain_auth {
+        explain(credentials.as_ref());
+    }
+    Ok(Route {
+        endpoints,
+        credentials: credentials?,
+    })
+}
+
+fn explain(chosen: Result<&Credentials, &credentials::Refused>) {
+    let steps = match chosen {
+        Ok(credentials) => &credentials.steps,
+        Err(credentials::Refused::Unresolved { steps, .. }) => steps,
+        Err(credentials::Refused::UrlWithoutCredential) => return,
+    };
+    for step in steps {
+        output::note(&step.to_string());
+    }
+}
+
+/// The config's Gateway (decision 7).
+fn configured(settings: &Settings, explicit: bool) -> Result<Vec<Endpoint>, Failure> {
+    let remote = &settings.gateway.remote;
+    if settings.gateway.mode == GatewayMode::Local {
+        let socket = settings.paths.admin_socket();
+        if !explicit && is_live_socket(&socket) {
+            return Ok(vec![Endpoint::Admin(socket)]);
+        }
+        let port = settings.port(None)?;
+        return Ok(vec![Endpoint::Tcp(WsUrl::new("127.0.0.1", port))]);
+    }
+    if remote.over_ssh {
+        return Err(ConfigError::NotServed {
+            setting: "gateway.remote.transport: \"ssh\"".to_owned(),
+            instead: "open the tunnel yourself (ssh -N -L 18789:127.0.0.1:18789 HOST) and set gateway.remote.url: \"ws://127.0.0.1:18789\""
+                .to_owned(),
+        }
+        .into());
+    }
+    let Some(url) = &remote.url else {
+        return Err(ConfigError::Conflict {
+            setting: "gateway.mode".to_owned(),
+            why: "it is \"remote\" and gateway.remote.url is not set".to_owned(),
+        }
+        .into());
+    };
+    let url = WsUrl::parse(url)?;
+    if remote.tls_fingerprint.is_some() {
+        return Err(ConfigError::Conflict {
+            setting: "gateway.remote.tlsFingerprint".to_owned(),
+            why: "a pin has no meaning for a ws:// address; remove one of the two".to_owned(),
+        }
+        .into());
+    }
+    Ok(vec![Endpoint::Tcp(url)])
+}
+
+/// Whether somebody listens. A socket that a crash left behind must not hide a Gateway on the port.
+fn is_live_socket(path: &std::path::Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
+}
+
+/// A connected command.
+pub struct Session {
+    pub client: Client,
+    pub endpoint: Endpoint,
+    events: Events,
+    timeout: Duration,
+}
+
+impl Session {
+    /// Connects as the local CLI does, with the scopes that the command needs.
+    pub async fn open(
+        context: &Context,
+        caller: Caller,
+        scopes: &[Scope],
+    ) -> Result<Self, Failure> {
+        let route = route(context, caller)?;
+        let options = options(context, caller, scopes, route.credentials);
+        let mut last = None;
+        for endpoint in route.endpoints {
+            match Client::connect(&endpoint, &options).await {
+                Ok((client, events)) => {
+                    return Ok(Self {
+                        client,
+                        endpoint,
+                        events,
+                        timeout: context.timeout(),
+                    });
+                }
+                Err(ConnectError::Dial(error @ DialError::Connect { .. })) => {
+                    last = Some(Failure::from(error));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.unwrap_or_else(|| Failure::new(Exit::Software, "no address to try")))
+    }
+
+    pub async fn call(
+        &self,
+        method: &str,
+        params: &impl Serialize,
+    ) -> Result<Box<RawValue>, Failure> {
+        Ok(self.client.call(method, params, self.timeout).await?)
+    }
+
+    /// Says goodbye, so that the Gateway does not log a broken connection.
+    pub async fn close(self) {
+        let Self {
+            client, mut events, ..
+        } = self;
+        drop(client);
+        let goodbye = async { while events.next().await.is_ok() {} };
+        let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
+    }
+}
+
+fn options(
+    context: &Context,
+    caller: Caller,
+    scopes: &[Scope],
+    credentials: Credentials,
+) -> ConnectOptions {
+    let platform = machine::platform();
+    let is_probe = caller == Caller::Probe;
+    ConnectOptions {
+        client: ClientInfo {
+            id: ClientId::Cli,
+            display_name: None,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            build_id: None,
+            platform: platform.os.to_owned(),
+            device_family: Some(platform.family.to_owned()),
+            model_identifier: None,
+            time_zone: None,
+            mode: if is_probe {
+                ClientMode::Probe
+            } else {
+                ClientMode::Cli
+            },
+            instance_id: Some(ids::uuid_v4(machine::random())),
+        },
+        role: Role::Operator,
+        scopes: scopes
+            .iter()
+            .map(|scope| scope.as_str().to_owned())
+            .collect(),
+        caps: Vec::new(),
+        commands: None,
+        path_env: None,
+        protocol_min: if is_probe {
+            PROTOCOL_MIN_NODE
+        } else {
+            PROTOCOL
+        },
+        sent: Sent {
+            token: credentials.token,
+            password: credentials.password,
+            device_token: None,
+        },
+        identity: None,
+        break_glass: break_glass(&context.settings.env),
+        timeout: context.timeout(),
+    }
+}
