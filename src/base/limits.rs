@@ -79,3 +79,24 @@ pub const PAIRING_REQUESTS_MAX: usize = 64;
 pub const PAIRING_REQUEST_TTL_MS: u64 = 3_600_000;
 /// Characters of a name that an operator gives to a device or node.
 pub const NAME_CHARS_MAX: usize = 64;
+
+// Execution.
+
+/// What one command may say on stdout and stderr together, in bytes; the rest is read and dropped.
+pub const EXEC_OUTPUT_BYTES_MAX: usize = 200_000;
+/// Commands of one node that run at once.
+pub const EXEC_RUNS_MAX: usize = 16;
+/// How long output is still read once the command itself has ended: a process that left its group may hold the pipe.
+pub const EXEC_DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// Arguments of one command.
+pub const EXEC_ARGS_MAX: usize = 4096;
+/// All arguments of one command, in bytes. Linux itself takes about twice this.
+pub const EXEC_ARGV_BYTES_MAX: usize = MIB;
+/// Environment variables that one request may set.
+pub const EXEC_ENV_OVERRIDES_MAX: usize = 64;
+/// Names and values of those variables together, in bytes.
+pub const EXEC_ENV_BYTES_MAX: usize = 32 * KIB;
+/// Names that one `system.which` may ask for.
+pub const EXEC_WHICH_NAMES_MAX: usize = 64;
+/// The largest program or script whose content an approval can be bound to, in bytes.
+pub const EXEC_OPERAND_BYTES_MAX: u64 = 512 * 1024 * 1024;
