@@ -141,6 +141,8 @@ pub const NODE_COMMANDS_MAX: usize = 256;
 /// The payload of an event that a node reports by itself, in bytes.
 pub const NODE_EVENT_BYTES_MAX: usize = 256 * KIB;
 
+// Execution.
+
 /// What one command may say on stdout and stderr together, in bytes; the rest is read and dropped.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 200_000;
 /// Commands of one node that run at once.
