@@ -4,10 +4,6 @@
 //! remedy on standard error, an exit code that a supervisor can act on. Attacker controls: what a Gateway answers;
 //! it is escaped before it reaches the terminal. Bounds: every wait has a deadline. Errors: [`exit::Failure`].
 
-pub mod serve;
-
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
 pub mod args;
 pub mod audit;
 pub mod devices;
