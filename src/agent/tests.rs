@@ -709,6 +709,31 @@ async fn old_runs_are_forgotten() {
     assert!(house.agent.find("r1", None).is_some());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_message_of_an_earlier_process_is_not_run_again() {
+    let kept: Arc<dyn Transcript> = Arc::new(MemoryTranscript::default());
+    let start = |acts: Vec<Act>| {
+        let acts = Mutex::new(acts.into());
+        let tools = StandIn {
+            nodes: vec![node("builder", "a")],
+            acts,
+            ..StandIn::default()
+        };
+        House::with(tools, |settings| settings.transcript = Arc::clone(&kept))
+    };
+    let before = start(vec![Act::Hang("")]);
+    before.send("/run reboot", "r");
+    before.tools.started.notified().await;
+    // SIGKILL: nothing is told to anyone, and the next process knows only the transcript.
+    let after = start(vec![]);
+    let refusal = after.agent.send(request("/run reboot", "r")).unwrap_err();
+    assert_eq!(
+        (refusal.code(), refusal.clone()),
+        ("INVALID_REQUEST", SendRefusal::AcceptedBefore)
+    );
+    assert!(after.tools.calls.lock().unwrap().is_empty());
+}
+
 /// A transcript that fails after a number of entries.
 struct Failing(MemoryTranscript, AtomicUsize);
 
@@ -719,6 +744,14 @@ impl Transcript for Failing {
 
     fn open(&self, key: &SessionKey, now_ms: u64) -> Result<Session, TranscriptError> {
         self.0.open(key, now_ms)
+    }
+
+    fn has_message(
+        &self,
+        key: &SessionKey,
+        idempotency_key: &str,
+    ) -> Result<bool, TranscriptError> {
+        self.0.has_message(key, idempotency_key)
     }
 
     fn append(&self, key: &SessionKey, entry: &Entry) -> Result<Stored, TranscriptError> {
@@ -858,16 +891,17 @@ async fn a_model_answers_words_and_its_calls_are_never_typed() {
             (Some("/tmp"), Duration::from_millis(5))
         );
     }
-    let events = house.events.lock().unwrap();
-    let mut shown = String::new();
-    for event in events.iter() {
-        if let EventKind::TextDelta { delta, text } = &event.kind {
-            shown.push_str(delta);
-            assert_eq!(&shown, text, "deltas add up");
+    {
+        let events = house.events.lock().unwrap();
+        let mut shown = String::new();
+        for event in events.iter() {
+            if let EventKind::TextDelta { delta, text } = &event.kind {
+                shown.push_str(delta);
+                assert_eq!(&shown, text, "deltas add up");
+            }
         }
+        assert_eq!(shown, outcome.text);
     }
-    assert_eq!(shown, outcome.text);
-    drop(events);
 
     // A command still goes to the built-in agent, and the model sees what went before.
     house.ask("/help", "r2").await;
