@@ -134,7 +134,13 @@ pub async fn run(spec: Spec, mut cancelled: Cancelled) -> io::Result<(End, Outpu
     }
     group.kill();
     group.0 = None;
+    // A leader that even SIGKILL has not ended by now (it changed its user, or hangs in the kernel) is left to the
+    // runtime, which reaps it when it can.
     let end = match stopped {
+        Some(stopped) if has_exited => {
+            child.wait().await?;
+            stopped
+        }
         Some(stopped) => stopped,
         None => End::Exited(child.wait().await?),
     };
