@@ -140,3 +140,24 @@ pub const TOOL_UPDATES_BYTES_MAX: usize = 64 * KIB;
 pub const WHICH_BINS_MAX: usize = 16;
 /// Messages that one history answer may hold.
 pub const HISTORY_MESSAGES_MAX: usize = 1000;
+
+// Execution.
+
+/// What one command may say on stdout and stderr together, in bytes; the rest is read and dropped.
+pub const EXEC_OUTPUT_BYTES_MAX: usize = 200_000;
+/// Commands of one node that run at once.
+pub const EXEC_RUNS_MAX: usize = 16;
+/// How long output is still read once the command itself has ended: a process that left its group may hold the pipe.
+pub const EXEC_DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// Arguments of one command.
+pub const EXEC_ARGS_MAX: usize = 4096;
+/// All arguments of one command, in bytes. Linux itself takes about twice this.
+pub const EXEC_ARGV_BYTES_MAX: usize = MIB;
+/// Environment variables that one request may set.
+pub const EXEC_ENV_OVERRIDES_MAX: usize = 64;
+/// Names and values of those variables together, in bytes.
+pub const EXEC_ENV_BYTES_MAX: usize = 32 * KIB;
+/// Names that one `system.which` may ask for.
+pub const EXEC_WHICH_NAMES_MAX: usize = 64;
+/// The largest program or script whose content an approval can be bound to, in bytes.
+pub const EXEC_OPERAND_BYTES_MAX: u64 = 512 * 1024 * 1024;

@@ -1,9 +1,18 @@
-//! What it means to run a command: the plan, its text, its environment, its policy and its output.
+//! What a command is, how it is shown, and who said that it may run.
 //!
-//! Shared by the Gateway and the node host, so that both judge the same command by the same code.
-//! In: argument vectors, environments, policies, bytes of output. Out: plans, texts, verdicts, capped texts.
-//! Attacker controls: every argument, name and value, and all output of a command.
-//! Bounds: `plan::ARGV_BYTES_MAX`, `env::OVERRIDES_MAX`, `wrappers::DEPTH_MAX`, and the cap given to `output::Capped`.
-//! Errors: one enum per module; each says what to change.
+//! In: argument vectors, environment overrides, a node's plan, mode words from both sides' files. Out: text, refusals,
+//! digests and verdicts; the Gateway and the node host both decide with them, so they cannot decide differently.
+//! Attacker controls: argv, cwd, environment, run ids, and (as a node) every field of a plan.
+//! Bounds: `EXEC_*` of `base::limits`. Errors: one enum per file; each is a refusal, none is broken state.
 
+pub mod approval;
 pub mod argv_text;
+pub mod env;
+pub mod output;
+pub mod plan;
+pub mod policy;
+pub mod shell;
+
+pub use approval::{Approval, ApprovalError, Binding, Caller, Decision};
+pub use plan::{FileOperand, Plan, PolicySnapshot, Prepared};
+pub use policy::Mode;

@@ -1,0 +1,164 @@
+//! Which commands may run, as one word.
+//!
+//! In: `mode` or the older `security`, `ask` and `askFallback` from either side's settings. Out: a `Mode`; two merge into
+//! the stricter one. Attacker controls: at most the words that a request carries, which can only tighten.
+//! Bounds: none needed. Errors: `UnknownWord`; whoever reads a file denies on it and never falls back to a default (X12).
+
+use std::fmt;
+
+/// What happens to a command that nobody has approved yet, from the strictest to the freest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Mode {
+    /// Nothing runs, approved or not.
+    Deny,
+    /// What an allowlist names runs; nobody is asked about the rest.
+    Allowlist,
+    /// Each command needs an approval.
+    #[default]
+    Ask,
+    /// Every command runs.
+    Full,
+}
+
+/// A setting whose word means nothing to us.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnknownWord {
+    pub setting: &'static str,
+    pub word: String,
+}
+
+impl fmt::Display for UnknownWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cannot be {:?}", self.setting, self.word)
+    }
+}
+
+impl Mode {
+    /// Reads the reference's word. Its `auto`, where a model judges, is `ask` here (decision 25).
+    pub fn parse(word: &str) -> Result<Self, UnknownWord> {
+        match word {
+            "deny" => Ok(Self::Deny),
+            "allowlist" => Ok(Self::Allowlist),
+            "ask" | "auto" => Ok(Self::Ask),
+            "full" => Ok(Self::Full),
+            _ => Err(unknown("mode", word)),
+        }
+    }
+
+    /// Reads the older settings. An absent one takes the stricter of the possible meanings.
+    ///
+    /// `askFallback` is checked but has no say: when nobody can answer, a command is denied.
+    pub fn from_legacy(
+        security: Option<&str>,
+        ask: Option<&str>,
+        ask_fallback: Option<&str>,
+    ) -> Result<Self, UnknownWord> {
+        let by_security = match security {
+            Some("deny") => Self::Deny,
+            Some("allowlist") => Self::Allowlist,
+            Some("full") => Self::Full,
+            None => Self::Ask,
+            Some(word) => return Err(unknown("security", word)),
+        };
+        let asks = match ask {
+            Some("off") => false,
+            Some("on-miss" | "always") => true,
+            None => by_security != Self::Full,
+            Some(word) => return Err(unknown("ask", word)),
+        };
+        match ask_fallback {
+            None | Some("deny" | "allowlist" | "full") => {}
+            Some(word) => return Err(unknown("askFallback", word)),
+        }
+        Ok(match by_security {
+            Self::Deny => Self::Deny,
+            _ if asks => Self::Ask,
+            other => other,
+        })
+    }
+
+    /// The stricter of the two: a side can tighten what the other allows and never loosen it.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
+        self.min(other)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Allowlist => "allowlist",
+            Self::Ask => "ask",
+            Self::Full => "full",
+        }
+    }
+
+    /// The same in the words that plans carry: `security` and `ask`.
+    pub fn legacy(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Deny => ("deny", "off"),
+            Self::Allowlist => ("allowlist", "off"),
+            Self::Ask => ("allowlist", "always"),
+            Self::Full => ("full", "off"),
+        }
+    }
+}
+
+fn unknown(setting: &'static str, word: &str) -> UnknownWord {
+    UnknownWord {
+        setting,
+        word: word.chars().take(32).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Mode; 4] = [Mode::Deny, Mode::Allowlist, Mode::Ask, Mode::Full];
+
+    #[test]
+    fn words_are_exact() {
+        for mode in ALL {
+            assert_eq!(Mode::parse(mode.as_str()), Ok(mode));
+            let (security, ask) = mode.legacy();
+            assert_eq!(
+                Mode::from_legacy(Some(security), Some(ask), Some("deny")),
+                Ok(mode)
+            );
+        }
+        assert_eq!(Mode::parse("auto"), Ok(Mode::Ask));
+        for wrong in ["", "Full", "full ", "allow", "off"] {
+            assert!(Mode::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn x12_malformed_legacy_words_are_errors() {
+        assert!(Mode::from_legacy(Some("fulll"), None, None).is_err());
+        assert!(Mode::from_legacy(None, Some("never"), None).is_err());
+        assert!(Mode::from_legacy(Some("full"), Some("off"), Some("")).is_err());
+    }
+
+    #[test]
+    fn legacy_words_mean_the_stricter_thing() {
+        let legacy = |security, ask| Mode::from_legacy(security, ask, Some("full"));
+        assert_eq!(legacy(None, None), Ok(Mode::Ask));
+        assert_eq!(legacy(Some("full"), None), Ok(Mode::Full));
+        assert_eq!(legacy(Some("full"), Some("always")), Ok(Mode::Ask));
+        assert_eq!(legacy(Some("allowlist"), Some("on-miss")), Ok(Mode::Ask));
+        assert_eq!(legacy(Some("deny"), Some("always")), Ok(Mode::Deny));
+        assert_eq!(legacy(None, Some("off")), Ok(Mode::Ask));
+    }
+
+    #[test]
+    fn x12_merging_only_tightens() {
+        for one in ALL {
+            for other in ALL {
+                let merged = one.merge(other);
+                assert!(merged <= one && merged <= other);
+                assert_eq!(merged, other.merge(one));
+            }
+        }
+        assert_eq!(Mode::Full.merge(Mode::Deny), Mode::Deny);
+    }
+}
