@@ -24,3 +24,6 @@ pub use session_key::{AGENT_ID, MAIN_KEY, SessionKey, SessionKeyError};
 pub use tools::{Requester, Tools};
 pub use transcript::{MemoryTranscript, Transcript};
 pub use turn::{Outcome, Status};
+
+#[cfg(test)]
+mod tests;

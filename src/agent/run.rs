@@ -17,7 +17,7 @@ use super::event::{AbortReason, Entrance, ErrorKind, Event, EventKind, EventSink
 use super::providers::{Builtin, Provider};
 use super::session_key::SessionKey;
 use super::tools::{Requester, Tools};
-use super::transcript::{Body, Entry, Transcript};
+use super::transcript::{Body, Entry, Transcript, TranscriptError};
 use super::turn::{Outcome, Status, Task, Turn};
 
 /// What an agent is made of.
@@ -100,6 +100,9 @@ pub enum SendRefusal {
     },
     /// The key was used for another message of this session.
     KeyReused,
+    /// The message was accepted before the Gateway restarted, or so long ago that its end is forgotten. It is not
+    /// run a second time; the session's history shows what came of it.
+    AcceptedBefore,
     QueueFull {
         waiting: usize,
         limit: usize,
@@ -211,8 +214,9 @@ impl Agent {
         state.runs.insert(key, run);
         let run_id = request.idempotency_key.clone();
         let session_key = request.session_key.clone();
+        // A session's worker lives exactly as long as its lane: `State::next` removes both at once.
+        let starts_worker = !state.sessions.contains_key(&session_key);
         let lane = state.sessions.entry(session_key.clone()).or_default();
-        let starts_worker = lane.running.is_none() && lane.waiting.is_empty();
         lane.waiting.push_back(self.task(request, session_id));
         drop(state);
         if starts_worker {
@@ -294,6 +298,11 @@ impl Agent {
             },
         };
         let transcript = &self.0.parts.transcript;
+        match transcript.has_message(&request.session_key, &request.idempotency_key) {
+            Ok(false) => {}
+            Ok(true) => return Err(SendRefusal::AcceptedBefore),
+            Err(error) => return Err(not_recorded(request, &error)),
+        }
         let written = transcript
             .open(&request.session_key, now_ms)
             .and_then(|session| {
@@ -302,10 +311,7 @@ impl Agent {
                     transcript.append(&request.session_key, &entry)?.seq,
                 ))
             });
-        written.map_err(|error| {
-            tracing::error!(run = %request.idempotency_key, detail = %error.detail, "message not recorded");
-            SendRefusal::NotRecorded
-        })
+        written.map_err(|error| not_recorded(request, &error))
     }
 
     fn task(&self, request: TurnRequest, session_id: String) -> Task {
@@ -427,6 +433,9 @@ impl State {
             outcome.text = String::new();
         }
         run.finish.send_replace(Some(outcome));
+        if let Some(lane) = self.sessions.get_mut(&key.0) {
+            lane.running = None;
+        }
         self.finished.push_back(key);
         while self.finished.len() > limits::FINISHED_RUNS_MAX {
             if let Some(oldest) = self.finished.pop_front() {
@@ -508,6 +517,11 @@ fn check(request: &TurnRequest) -> Result<(), SendRefusal> {
     }
 }
 
+fn not_recorded(request: &TurnRequest, error: &TranscriptError) -> SendRefusal {
+    tracing::error!(run = %request.idempotency_key, detail = %error.detail, "message not recorded");
+    SendRefusal::NotRecorded
+}
+
 fn accepted_before(
     run_id: &str,
     run: &Run,
@@ -537,7 +551,8 @@ impl SendRefusal {
             Self::EmptyMessage
             | Self::MessageTooLong { .. }
             | Self::RunId { .. }
-            | Self::KeyReused => "INVALID_REQUEST",
+            | Self::KeyReused
+            | Self::AcceptedBefore => "INVALID_REQUEST",
             Self::QueueFull { .. }
             | Self::TooManySessions { .. }
             | Self::NotRecorded
@@ -567,6 +582,9 @@ impl fmt::Display for SendRefusal {
             Self::KeyReused => {
                 f.write_str("idempotencyKey was used for another message of this session")
             }
+            Self::AcceptedBefore => f.write_str(
+                "this message was accepted before and is not run again; the session's history shows what came of it",
+            ),
             Self::QueueFull { waiting, limit } => {
                 write!(
                     f,

@@ -86,6 +86,10 @@ pub trait Transcript: Send + Sync {
     /// Adds an entry for good, to a session that was opened.
     fn append(&self, key: &SessionKey, entry: &Entry) -> Result<Stored, TranscriptError>;
 
+    /// Whether the session holds a user's message with this idempotency key, from this process or an earlier one.
+    fn has_message(&self, key: &SessionKey, idempotency_key: &str)
+    -> Result<bool, TranscriptError>;
+
     /// The newest `limit` entries, having skipped `offset` newer ones.
     fn page(&self, key: &SessionKey, limit: usize, offset: usize) -> Result<Page, TranscriptError>;
 
@@ -147,6 +151,19 @@ impl Transcript for MemoryTranscript {
         };
         entries.push(stored.clone());
         Ok(stored)
+    }
+
+    fn has_message(
+        &self,
+        key: &SessionKey,
+        idempotency_key: &str,
+    ) -> Result<bool, TranscriptError> {
+        let sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = idempotency_key;
+        let is_it = |stored: &Stored| matches!(&stored.entry.body, Body::User { idempotency_key, .. } if idempotency_key == wanted);
+        Ok(sessions
+            .get(key)
+            .is_some_and(|(_, entries)| entries.iter().any(is_it)))
     }
 
     fn page(&self, key: &SessionKey, limit: usize, offset: usize) -> Result<Page, TranscriptError> {

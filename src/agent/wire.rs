@@ -251,3 +251,6 @@ fn lifecycle(event: &Event, data: Value) -> WireEvent {
 fn tool(event: &Event, data: Value) -> WireEvent {
     WireEvent::Agent(agent(event, "tool", data))
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,3 +13,5 @@ pub mod rate_limit;
 pub mod scope;
 pub mod secret_eq;
 pub mod whois;
+
+pub use admission::Admitted;

@@ -384,6 +384,13 @@ mod tests {
             locked(&mut it, now, &key, Class::SharedSecret),
             "a browser on loopback"
         );
+        assert!(
+            matches!(
+                it.check(now, &key, Class::SharedSecret, true),
+                Limit::Open { .. }
+            ),
+            "the operator's own programs at the same address go on"
+        );
     }
 
     #[test]

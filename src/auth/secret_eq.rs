@@ -56,6 +56,11 @@ impl TokenDigest {
     pub fn matches(&self, candidate: Option<&[u8]>) -> bool {
         bool::from(equals(&self.0, candidate))
     }
+
+    /// Whether both are digests of the same token.
+    pub fn equals(&self, other: &Self) -> bool {
+        bool::from(self.0.ct_eq(&other.0))
+    }
 }
 
 impl fmt::Debug for TokenDigest {

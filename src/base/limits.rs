@@ -81,6 +81,8 @@ pub const UNAUTHORIZED_CALLS_MAX: u32 = 20;
 
 /// Devices that may be paired.
 pub const DEVICES_MAX: usize = 4096;
+/// Device requests that may wait for an operator; the oldest gives way.
+pub const PAIRING_REQUESTS_MAX: usize = 64;
 /// How long a device request waits, in milliseconds (an hour).
 pub const PAIRING_REQUEST_TTL_MS: u64 = 3_600_000;
 /// Characters of a name that an operator gives to a device or node.
@@ -94,18 +96,6 @@ pub const LATE_ANSWERS_MAX: u32 = 1024;
 /// Failed attempts of all clients within one window from which on everybody unpaired is slowed down.
 pub const GLOBAL_FAILURES_SLOW: u32 = 300;
 
-// Pairing.
-
-/// Paired devices. Only holders of the shared secret, and operators, add to them.
-pub const PAIRED_DEVICES_MAX: usize = 4096;
-/// Devices that wait for an operator's approval.
-pub const PAIRING_REQUESTS_MAX: usize = 64;
-/// How long a device's pairing request waits. A node's surface request waits until it is decided.
-pub const PAIRING_REQUEST_TTL: Duration = Duration::from_secs(300);
-/// Capabilities, and commands, that a node may declare.
-pub const NODE_SURFACE_NAMES_MAX: usize = 256;
-/// One capability's or command's name, in bytes.
-pub const NODE_SURFACE_NAME_BYTES_MAX: usize = 128;
 /// An operator's label for a device, in characters.
 pub const DEVICE_LABEL_CHARS_MAX: usize = 64;
 /// A display name, version or other word that a device says about itself, in characters; the rest is cut.
@@ -140,6 +130,18 @@ pub const TOOL_UPDATES_BYTES_MAX: usize = 64 * KIB;
 pub const WHICH_BINS_MAX: usize = 16;
 /// Messages that one history answer may hold.
 pub const HISTORY_MESSAGES_MAX: usize = 1000;
+/// Nodes that have gone and are still shown in the presence list.
+pub const PRESENCE_GONE_MAX: usize = 64;
+/// Single-use sign-in links that may be open at once.
+pub const SIGN_IN_LINKS_MAX: usize = 16;
+/// How long a sign-in link lives, in milliseconds (ten minutes).
+pub const SIGN_IN_LINK_TTL_MS: u64 = 600_000;
+/// Capabilities that a node may declare.
+pub const NODE_CAPS_MAX: usize = 64;
+/// Commands that a node may declare.
+pub const NODE_COMMANDS_MAX: usize = 256;
+/// The payload of an event that a node reports by itself, in bytes.
+pub const NODE_EVENT_BYTES_MAX: usize = 256 * KIB;
 
 // Execution.
 
@@ -161,3 +163,5 @@ pub const EXEC_ENV_BYTES_MAX: usize = 32 * KIB;
 pub const EXEC_WHICH_NAMES_MAX: usize = 64;
 /// The largest program or script whose content an approval can be bound to, in bytes.
 pub const EXEC_OPERAND_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// How long to wait before accepting again when a socket could not be had.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(50);

@@ -1,1 +1,131 @@
+//! One admitted caller and one request make one answer.
+//!
+//! In: a `Caller`, which only an admission makes, and a request. Out: a response frame, now or later.
+//! Attacker controls: the method's name and its parameters. Bounds: those of the hub and of the session.
+//! Errors: `ErrorShape`, with the reference's codes.
+//!
+//! Order of refusals: unknown method, then role and scope (`auth::permission`), then parameters.
 
+mod answer;
+mod methods;
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use answer::error_of;
+
+use crate::agent::Agent;
+use crate::auth::permission::{self, Access};
+use crate::auth::scope::{Role, Scope};
+use crate::hub::{Caller, Hub};
+use crate::rpc::types::connect::{Features, SessionDefaults, Snapshot};
+use crate::rpc::{ErrorShape, Method, Request, encode};
+
+/// What the Gateway calls itself on the wire.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Every event that this Gateway sends.
+const EVENTS: &[&str] = &[
+    "connect.challenge",
+    "agent",
+    "chat",
+    "device.pair.changed",
+    "device.pair.requested",
+    "device.pair.resolved",
+    "node.invoke.cancel",
+    "node.invoke.request",
+    "node.pair.requested",
+    "node.pair.resolved",
+    "presence",
+    "shutdown",
+    "tick",
+];
+
+/// What the calls need besides the hub.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `hello-ok.snapshot`, for administrators only.
+    pub config_path: Option<String>,
+    pub state_dir: Option<String>,
+    pub auth_mode: &'static str,
+    /// How long a command that the agent runs may take.
+    pub exec_timeout: Duration,
+}
+
+/// The control plane: every method, in one place.
+pub struct Control {
+    pub hub: Arc<Hub>,
+    pub agent: Agent,
+    pub settings: Settings,
+}
+
+/// The answer to a request: a response frame.
+pub enum Answer {
+    Now(String),
+    /// The caller may not call this; sessions count such answers.
+    Unauthorized(String),
+    Later(Pin<Box<dyn Future<Output = String> + Send>>),
+}
+
+impl Control {
+    pub fn call(self: &Arc<Self>, caller: &Caller, request: &Request<'_>) -> Answer {
+        let id = request.id.as_ref();
+        let Some(method) = Method::from_wire(&request.method) else {
+            let error = ErrorShape::unknown_method(&request.method);
+            return Answer::Now(encode::refusal(id, &error));
+        };
+        let command = (method == Method::NodeInvoke)
+            .then(|| methods::nodes::command_of(request.params))
+            .flatten();
+        if let Err(refusal) =
+            permission::check(method, caller.role, caller.scopes, command.as_deref())
+        {
+            return Answer::Unauthorized(encode::refusal(id, &refusal.error()));
+        }
+        methods::dispatch(self, caller, method, request)
+    }
+
+    /// What this role can use, for `hello-ok`.
+    pub fn features(&self, role: Role) -> Features {
+        let callable = |method: &&Method| match permission::required(**method) {
+            Access::Handshake => false,
+            Access::Operator(_) => role == Role::Operator,
+            Access::Node | Access::ApprovedNode => role == Role::Node,
+        };
+        Features {
+            methods: Method::ALL
+                .iter()
+                .filter(callable)
+                .map(|method| Cow::Borrowed(method.as_str()))
+                .collect(),
+            events: EVENTS.iter().map(|event| Cow::Borrowed(*event)).collect(),
+            capabilities: Vec::new(),
+        }
+    }
+
+    /// What a client would otherwise have to ask for first.
+    pub fn snapshot(&self, caller: &Caller) -> Snapshot {
+        let (presence, state_version) = self.hub.presence(caller);
+        let is_admin = caller.role == Role::Operator && caller.scopes.contains(Scope::Admin);
+        let only_admin = |text: &Option<String>| text.clone().filter(|_| is_admin);
+        Snapshot {
+            presence,
+            health: methods::health::health(self, caller),
+            state_version,
+            uptime_ms: self.hub.uptime_ms(),
+            config_path: only_admin(&self.settings.config_path),
+            state_dir: only_admin(&self.settings.state_dir),
+            session_defaults: Some(SessionDefaults {
+                default_agent_id: crate::agent::AGENT_ID.to_owned(),
+                model_configured: Some(self.agent.has_model()),
+                main_key: crate::agent::MAIN_KEY.to_owned(),
+                main_session_key: crate::agent::SessionKey::main().as_str().to_owned(),
+                scope: Some("per-sender".into()),
+            }),
+            auth_mode: is_admin.then_some(Cow::Borrowed(self.settings.auth_mode)),
+        }
+    }
+}

@@ -1,5 +1,12 @@
-//! HTTP on the Gateway's port.
+//! The front door: HTTP heads within bounds, a route, or an upgrade.
 //!
-//! Each submodule says what it takes, what an attacker controls and what bounds it.
+//! In: accepted sockets with their listener. Out: answers, or sessions. Attacker controls: every byte of a request.
+//! Bounds: `limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX, HANDSHAKE_TIMEOUT, PREAUTH_*}`.
+//! Errors: refusals with their own status; `ingress` decides before any route does.
 
+mod respond;
+mod route;
+mod serve;
 pub mod upgrade;
+
+pub use serve::{Front, Ingress, Listener, accept};

@@ -1,8 +1,214 @@
 //! Where decisions become effects.
 //!
-//! A policy engine decides; the hub takes the lock, has the audit log record the decision, updates the store and
-//! hands frames to outboxes. `control` and the agent both call it; it knows neither.
+//! A policy engine decides; the hub takes the lock, has the audit log record the decision, takes the receipt, updates
+//! the store and hands frames to outboxes. `control` and the agent both call it; it knows neither.
+//!
+//! In: admitted callers and their requests. Out: results, and frames in other sessions' outboxes.
+//! Attacker controls: nothing that policy has not judged. Bounds: those of `nodes`, `pairing` and the outboxes.
+//! Errors: `nodes::Refused`, `pairing::Refused`, [`Fault`].
 
+mod connections;
+mod devices;
+mod exec;
+mod invoke;
+mod nodes;
 pub mod outbox;
+mod presence;
+mod sessions;
 
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+pub use connections::Audience;
+pub use devices::{Granted, Issued};
+pub use exec::{ExecRequest, Executed, RunOutput};
+pub use invoke::{Invoke, Invoked, NodeResult, ResultTaken, Timing};
+pub use nodes::NodeView;
 pub use outbox::{Farewell, Outbox, OutboxReader, Taken};
+pub use sessions::{Caller, NodeDeclaration, SessionFacts};
+
+use crate::audit::{self, AuditLog, Durability, Receipt};
+use crate::base::{DeviceId, Refusal as _, ids::uuid_v4};
+use crate::exec::policy::Mode;
+use crate::machine;
+use crate::nodes::{CommandPolicy, Invokes, Registry};
+use crate::pairing::{Change, Pairing};
+use crate::rpc::types::health::TickEvent;
+use crate::store::Store;
+
+/// What the configuration decides about effects.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub commands: CommandPolicy,
+    /// `gateway.nodes.entries.<id>.commands`: narrower than the rest, for one node.
+    pub per_node: Vec<(DeviceId, CommandPolicy)>,
+    pub exec_mode: Mode,
+}
+
+/// Something is broken: not a decision. Nothing was changed.
+#[derive(Debug)]
+pub enum Fault {
+    Audit(audit::AuditError),
+    Store(crate::store::StoreError),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Audit(error) => write!(f, "the audit log cannot be written: {error}"),
+            Self::Store(error) => write!(f, "the state cannot be written: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refused) => f.write_str(&refused.public()),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+/// A decision that was refused, or could not be carried out.
+#[derive(Debug)]
+pub enum Denied {
+    Refused(crate::pairing::Refused),
+    Fault(Fault),
+}
+
+impl From<crate::pairing::Refused> for Denied {
+    fn from(refused: crate::pairing::Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<Fault> for Denied {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+struct Inner {
+    connections: connections::Connections,
+    registry: Registry,
+    invokes: Invokes<invoke::Waiter>,
+    pairing: Pairing,
+    presence: presence::Presence,
+    grants: devices::Grants,
+}
+
+/// The one place that holds what changes.
+pub struct Hub {
+    inner: Mutex<Inner>,
+    audit: Arc<AuditLog>,
+    store: Arc<Store>,
+    settings: Settings,
+    started_at: Instant,
+    started_at_ms: u64,
+    boot_id: String,
+}
+
+impl Hub {
+    /// Takes up the record where the last process left it.
+    pub fn new(settings: Settings, store: Arc<Store>, audit: Arc<AuditLog>) -> Result<Self, Fault> {
+        let now_ms = machine::now_ms();
+        let boot_id = uuid_v4(machine::random());
+        let mut pairing = Pairing::default();
+        pairing.apply(store.load_pairing().map_err(Fault::Store)?);
+        Ok(Self {
+            inner: Mutex::new(Inner {
+                connections: connections::Connections::default(),
+                registry: Registry::default(),
+                invokes: Invokes::default(),
+                pairing,
+                presence: presence::Presence::new(&boot_id, now_ms),
+                grants: devices::Grants::default(),
+            }),
+            audit,
+            store,
+            settings,
+            started_at: Instant::now(),
+            started_at_ms: now_ms,
+            boot_id,
+        })
+    }
+
+    pub fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    pub fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started_at.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub fn started_at_ms(&self) -> u64 {
+        self.started_at_ms
+    }
+
+    /// How many sessions are open, and how many of them are nodes'.
+    pub fn session_counts(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.connections.len(), inner.registry.len())
+    }
+
+    /// The regular sign of life that clients wait for.
+    pub fn tick(&self) {
+        let event = TickEvent {
+            ts: machine::now_ms(),
+        };
+        self.lock()
+            .connections
+            .broadcast(Audience::Everyone, "tick", &event, None);
+    }
+
+    /// Sends an event to whom it concerns.
+    pub fn broadcast(&self, audience: Audience, event: &str, payload: &impl serde::Serialize) {
+        self.lock()
+            .connections
+            .broadcast(audience, event, payload, None);
+    }
+
+    /// Tells every session to end because the Gateway does.
+    pub fn shut_down(&self, reason: &'static str) {
+        let mut inner = self.lock();
+        let event = crate::rpc::types::health::ShutdownEvent {
+            reason: reason.into(),
+            restart_expected_ms: None,
+        };
+        inner
+            .connections
+            .broadcast(Audience::Everyone, "shutdown", &event, None);
+        for (_, connection) in inner.connections.iter() {
+            connection.outbox.close(1012, "service restart");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Changes are applied in single steps after they were decided, so a panic leaves a whole state behind.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records a decision, then persists it, then lets it take effect. If it cannot be recorded, nothing happens.
+    fn commit(
+        &self,
+        inner: &mut Inner,
+        event: &audit::Event,
+        changes: Vec<Change>,
+    ) -> Result<Receipt, Fault> {
+        let receipt = self
+            .audit
+            .append(event, Durability::Synced)
+            .map_err(Fault::Audit)?;
+        self.store
+            .change(&receipt, |records| {
+                changes
+                    .iter()
+                    .try_for_each(|change| records.pairing(change))
+            })
+            .map_err(Fault::Store)?;
+        inner.pairing.apply(changes);
+        Ok(receipt)
+    }
+}

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::audit::Receipt;
 use crate::base::limits;
 
 /// Why and how the session must end.
@@ -61,6 +62,11 @@ impl Outbox {
         }
         drop(queue);
         self.0.ready.notify_one();
+    }
+
+    /// Queues a frame that has an effect on a node. The receipt shows that it is on record.
+    pub fn send_recorded(&self, frame: String, _receipt: &Receipt) {
+        self.send(frame);
     }
 
     /// Ends the session after what is queued has been written. The first reason stands.

@@ -109,6 +109,13 @@ fn memory_available() -> Option<u64> {
     Some(kib.saturating_mul(1024))
 }
 
+/// This process's resident memory in bytes, as the kernel counts it.
+pub fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ pub mod files;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use facts::{HostStats, Platform, host_name, platform};
+pub use facts::{HostStats, Platform, host_name, platform, resident_bytes};
 
 /// Wall time in Unix milliseconds; 0 if the clock stands before 1970.
 pub fn now_ms() -> u64 {

@@ -1,7 +1,6 @@
-//! Invocations under way: who asked, which session must answer, until when.
+//! Invocations under way: which session must answer which.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::time::Instant;
+use std::collections::{HashMap, VecDeque};
 
 use super::Refused;
 use crate::base::{ConnId, DeviceId, limits};
@@ -14,9 +13,6 @@ pub struct Pending<W> {
     /// The session to which the request went; only its answer counts.
     pub conn: ConnId,
     pub command: String,
-    pub asked_at: Instant,
-    pub deadline: Instant,
-    pub timeout_ms: u64,
     /// Whoever waits: the shell's own handle.
     pub waiter: W,
 }
@@ -31,22 +27,20 @@ pub enum Settled<W> {
     /// The id belongs to another session or to nobody: acknowledged as ignored.
     Ignored,
     /// It came after the deadline, a cancel or a disconnect: recorded, acknowledged as ignored.
-    Late { command: String },
+    Late,
 }
 
-/// The table of invocations under way, bounded, ordered by deadline.
+/// The table of invocations under way, bounded. Whoever waits keeps its deadline and abandons it then.
 pub struct Invokes<W> {
     pending: HashMap<String, Pending<W>>,
-    deadlines: BTreeSet<(Instant, String)>,
     /// Ids that ended without a result, oldest first, so that a late one is told from a forged one.
-    abandoned: VecDeque<(String, ConnId, String)>,
+    abandoned: VecDeque<(String, ConnId)>,
 }
 
 impl<W> Default for Invokes<W> {
     fn default() -> Self {
         Self {
             pending: HashMap::new(),
-            deadlines: BTreeSet::new(),
             abandoned: VecDeque::new(),
         }
     }
@@ -65,8 +59,6 @@ impl<W> Invokes<W> {
     }
 
     pub fn begin(&mut self, pending: Pending<W>) {
-        self.deadlines
-            .insert((pending.deadline, pending.id.clone()));
         self.pending.insert(pending.id.clone(), pending);
     }
 
@@ -93,17 +85,16 @@ impl<W> Invokes<W> {
                 Some(pending) => Settled::Done(pending),
                 None => Settled::Ignored,
             },
-            None => match self
-                .abandoned
-                .iter()
-                .position(|(late, owner, _)| late == id && owner == conn)
-            {
-                Some(at) => match self.abandoned.remove(at) {
-                    Some((_, _, command)) => Settled::Late { command },
+            None => {
+                let late = |(old, owner): &(String, ConnId)| old == id && owner == conn;
+                match self.abandoned.iter().position(late) {
+                    Some(at) => {
+                        self.abandoned.remove(at);
+                        Settled::Late
+                    }
                     None => Settled::Ignored,
-                },
-                None => Settled::Ignored,
-            },
+                }
+            }
         }
     }
 
@@ -112,23 +103,6 @@ impl<W> Invokes<W> {
         let pending = self.remove(id)?;
         self.remember(&pending);
         Some(pending)
-    }
-
-    /// Ends every invocation whose deadline has passed.
-    pub fn expire(&mut self, now: Instant) -> Vec<Pending<W>> {
-        let mut expired = Vec::new();
-        while let Some((deadline, id)) = self.deadlines.first().cloned() {
-            if deadline > now {
-                break;
-            }
-            match self.abandon(&id) {
-                Some(pending) => expired.push(pending),
-                None => {
-                    self.deadlines.pop_first();
-                }
-            }
-        }
-        expired
     }
 
     /// Ends every invocation that a closed session can no longer answer.
@@ -142,10 +116,6 @@ impl<W> Invokes<W> {
         ids.iter().filter_map(|id| self.abandon(id)).collect()
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
-    }
-
     pub fn len(&self) -> usize {
         self.pending.len()
     }
@@ -155,28 +125,20 @@ impl<W> Invokes<W> {
     }
 
     fn remove(&mut self, id: &str) -> Option<Pending<W>> {
-        let pending = self.pending.remove(id)?;
-        self.deadlines
-            .remove(&(pending.deadline, pending.id.clone()));
-        Some(pending)
+        self.pending.remove(id)
     }
 
     fn remember(&mut self, pending: &Pending<W>) {
         if self.abandoned.len() >= limits::INVOKES_FINISHED_MAX {
             self.abandoned.pop_front();
         }
-        self.abandoned.push_back((
-            pending.id.clone(),
-            pending.conn.clone(),
-            pending.command.clone(),
-        ));
+        self.abandoned
+            .push_back((pending.id.clone(), pending.conn.clone()));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn node(byte: u8) -> DeviceId {
@@ -187,83 +149,94 @@ mod tests {
         ConnId::from_random([byte; 16])
     }
 
-    fn pending(id: &str, start: Instant, timeout_ms: u64) -> Pending<()> {
+    fn pending(id: &str) -> Pending<()> {
         Pending {
             id: id.to_owned(),
             node: node(1),
             conn: conn(1),
             command: "system.which".to_owned(),
-            asked_at: start,
-            deadline: start + Duration::from_millis(timeout_ms),
-            timeout_ms,
             waiter: (),
         }
     }
 
     #[test]
     fn n4_only_the_owner_settles() {
-        let start = Instant::now();
         let mut invokes = Invokes::default();
-        invokes.begin(pending("a", start, 1000));
+        invokes.begin(pending("a"));
+        let node_1 = node(1);
         assert!(matches!(
             invokes.settle("a", node(2).as_str(), &node(2), &conn(2)),
             Settled::NodeMismatch
         ));
         assert!(matches!(
-            invokes.settle("a", "zzz", &node(1), &conn(1)),
+            invokes.settle("a", "zzz", &node_1, &conn(1)),
             Settled::NodeMismatch
         ));
         assert!(matches!(
-            invokes.settle("a", node(1).as_str(), &node(1), &conn(9)),
+            invokes.settle("a", node_1.as_str(), &node_1, &conn(9)),
             Settled::Ignored
         ));
         assert!(matches!(
-            invokes.settle("nope", node(1).as_str(), &node(1), &conn(1)),
+            invokes.settle("nope", node_1.as_str(), &node_1, &conn(1)),
             Settled::Ignored
         ));
         assert_eq!(invokes.len(), 1);
         assert!(matches!(
-            invokes.settle("a", node(1).as_str(), &node(1), &conn(1)),
+            invokes.settle("a", node_1.as_str(), &node_1, &conn(1)),
             Settled::Done(_)
         ));
         assert!(matches!(
-            invokes.settle("a", node(1).as_str(), &node(1), &conn(1)),
+            invokes.settle("a", node_1.as_str(), &node_1, &conn(1)),
             Settled::Ignored
         ));
-        assert!(invokes.next_deadline().is_none());
     }
 
     #[test]
-    fn a_deadline_ends_it_and_a_late_result_is_told_from_a_forged_one() {
-        let start = Instant::now();
+    fn a_late_result_is_told_from_a_forged_one_and_counts_once() {
         let mut invokes = Invokes::default();
-        invokes.begin(pending("slow", start, 50));
-        invokes.begin(pending("slower", start, 5000));
-        assert!(invokes.expire(start + Duration::from_millis(49)).is_empty());
-        let expired = invokes.expire(start + Duration::from_millis(50));
-        assert_eq!(
-            expired.iter().map(|p| p.id.as_str()).collect::<Vec<_>>(),
-            ["slow"]
-        );
+        invokes.begin(pending("slow"));
+        assert!(invokes.abandon("slow").is_some());
+        assert!(invokes.abandon("slow").is_none());
+        let node_1 = node(1);
         assert!(matches!(
-            invokes.settle("slow", node(1).as_str(), &node(1), &conn(1)),
-            Settled::Late { .. }
-        ));
-        assert!(matches!(
-            invokes.settle("slow", node(1).as_str(), &node(1), &conn(1)),
+            invokes.settle("slow", node_1.as_str(), &node_1, &conn(2)),
             Settled::Ignored
         ));
-        assert_eq!(invokes.disconnected(&conn(1)).len(), 1);
-        assert!(invokes.is_empty());
+        assert!(matches!(
+            invokes.settle("slow", node_1.as_str(), &node_1, &conn(1)),
+            Settled::Late
+        ));
+        assert!(matches!(
+            invokes.settle("slow", node_1.as_str(), &node_1, &conn(1)),
+            Settled::Ignored
+        ));
+    }
+
+    #[test]
+    fn a_closed_session_ends_what_it_was_asked() {
+        let mut invokes = Invokes::default();
+        invokes.begin(pending("a"));
+        invokes.begin(Pending {
+            conn: conn(2),
+            ..pending("b")
+        });
+        let ended = invokes.disconnected(&conn(1));
+        assert_eq!(
+            ended
+                .iter()
+                .map(|pending| pending.id.as_str())
+                .collect::<Vec<_>>(),
+            ["a"]
+        );
+        assert_eq!(invokes.len(), 1);
     }
 
     #[test]
     fn the_table_is_bounded() {
-        let start = Instant::now();
         let mut invokes = Invokes::default();
         for n in 0..limits::INVOKES_MAX {
             assert!(invokes.has_room().is_ok());
-            invokes.begin(pending(&n.to_string(), start, 10));
+            invokes.begin(pending(&n.to_string()));
         }
         assert_eq!(
             invokes.has_room(),
@@ -271,10 +244,7 @@ mod tests {
                 limit: limits::INVOKES_MAX
             })
         );
-        assert_eq!(
-            invokes.expire(start + Duration::from_secs(1)).len(),
-            limits::INVOKES_MAX
-        );
+        assert_eq!(invokes.disconnected(&conn(1)).len(), limits::INVOKES_MAX);
         assert!(invokes.has_room().is_ok());
         assert!(invokes.abandoned.len() <= limits::INVOKES_FINISHED_MAX);
     }

@@ -34,9 +34,24 @@ pub fn platform_defaults(platform: &str) -> &'static [&'static str] {
 pub struct CommandPolicy {
     pub allow: Vec<String>,
     pub deny: Vec<String>,
+    /// For one node: nothing but these.
+    pub only: Option<Vec<String>>,
 }
 
 impl CommandPolicy {
+    /// This policy with a node's own entry on top, which only ever narrows: its `allow`, if any, must name the
+    /// command too, and its `deny` is added.
+    pub fn narrowed_by(&self, node: Option<&Self>) -> Self {
+        let mut policy = self.clone();
+        if let Some(node) = node {
+            policy.deny.extend(node.deny.iter().cloned());
+            if !node.allow.is_empty() {
+                policy.only = Some(node.allow.clone());
+            }
+        }
+        policy
+    }
+
     /// Whether the Gateway's own policy permits a command on a platform. Deny wins over allow.
     pub fn check(&self, platform: &str, command: &str) -> Result<(), Refused> {
         let named = |list: &[String]| list.iter().any(|entry| entry == command || entry == "*");
@@ -47,7 +62,15 @@ impl CommandPolicy {
         }
         let allowed = self.allow.iter().any(|entry| entry == command)
             || platform_defaults(platform).contains(&command);
-        if allowed {
+        let narrowed_out = self
+            .only
+            .as_ref()
+            .is_some_and(|only| !only.iter().any(|entry| entry == command));
+        if narrowed_out {
+            Err(Refused::Denied {
+                command: command.to_owned(),
+            })
+        } else if allowed {
             Ok(())
         } else {
             Err(Refused::NotAllowlisted {
@@ -179,7 +202,7 @@ mod tests {
         };
         let policy = CommandPolicy {
             allow: declared.clone(),
-            deny: Vec::new(),
+            ..CommandPolicy::default()
         };
         assert_eq!(
             decide(&policy, "linux", surface, "system.execApprovals.set"),
@@ -205,6 +228,23 @@ mod tests {
             Err(Refused::Denied {
                 command: "camera.snap".to_owned()
             })
+        );
+    }
+
+    #[test]
+    fn a_node_entry_only_narrows() {
+        let gateway = CommandPolicy::default();
+        let entry = CommandPolicy {
+            allow: names(&["system.which", "camera.snap"]),
+            ..CommandPolicy::default()
+        };
+        let policy = gateway.narrowed_by(Some(&entry));
+        assert_eq!(policy.check("linux", "system.which"), Ok(()));
+        assert!(policy.check("linux", "system.run").is_err());
+        assert!(policy.check("linux", "camera.snap").is_err());
+        assert_eq!(
+            gateway.narrowed_by(None).check("linux", "system.run"),
+            Ok(())
         );
     }
 

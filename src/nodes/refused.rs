@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::base::{DeviceId, Refusal};
+use crate::base::Refusal;
 
 /// Whether the node may have begun to execute a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +94,8 @@ pub enum Refused {
     },
     AuditUnavailable,
     DuplicateKey,
+    /// The parameters are not what this command takes.
+    BadParams,
 }
 
 impl Refused {
@@ -110,9 +112,10 @@ impl Refused {
 
     pub fn category(&self) -> Category {
         match self {
-            Self::UnknownNode | Self::DuplicateKey | Self::OversizedResult { .. } => {
-                Category::Protocol
-            }
+            Self::UnknownNode
+            | Self::DuplicateKey
+            | Self::BadParams
+            | Self::OversizedResult { .. } => Category::Protocol,
             Self::NotConnected | Self::Disconnected { .. } | Self::Busy { .. } => Category::Network,
             Self::TimedOut { .. } => Category::Timeout,
             Self::Cancelled | Self::Node { .. } | Self::AuditUnavailable => Category::Execution,
@@ -167,14 +170,6 @@ impl Refused {
             _ => None,
         }
     }
-
-    /// The sentence for whoever asks about one node, for whom `nodes approve` takes an id.
-    pub fn approve_command(node: &DeviceId, request_id: &str) -> String {
-        format!(
-            "portcullis nodes approve {request_id}  # node {}",
-            &node.as_str()[..12]
-        )
-    }
 }
 
 impl Refusal for Refused {
@@ -189,6 +184,7 @@ impl Refusal for Refused {
             | Self::ExecDenied
             | Self::ApprovalRequired { .. }
             | Self::DuplicateKey
+            | Self::BadParams
             | Self::UnknownNode => "INVALID_REQUEST",
             Self::NotConnected
             | Self::Disconnected { .. }
@@ -217,6 +213,7 @@ impl Refusal for Refused {
         match self {
             Self::UnknownNode => 404,
             Self::DuplicateKey => 409,
+            Self::BadParams => 400,
             Self::NotConnected
             | Self::Disconnected { .. }
             | Self::PairingChanged
@@ -249,6 +246,7 @@ impl Refusal for Refused {
             Self::OversizedResult { .. } => "oversized_result",
             Self::AuditUnavailable => "audit_unavailable",
             Self::DuplicateKey => "duplicate_key",
+            Self::BadParams => "bad_params",
         }
     }
 
@@ -279,6 +277,7 @@ impl Refusal for Refused {
             Self::Busy { limit } => format!("too many invocations under way ({limit})").into(),
             Self::AuditUnavailable => "the audit log cannot be written, so nothing is dispatched".into(),
             Self::DuplicateKey => "idempotencyKey was already used with other parameters".into(),
+            Self::BadParams => "invalid params for this command".into(),
             Self::Disconnected { .. }
             | Self::TimedOut { .. }
             | Self::Cancelled
@@ -319,6 +318,7 @@ impl Refusal for Refused {
             Self::OversizedResult { limit, .. } => format!("keep the result below {limit} bytes").into(),
             Self::AuditUnavailable => "free space for the audit log in the state directory".into(),
             Self::DuplicateKey => "use a new idempotencyKey".into(),
+            Self::BadParams => "send an object with the fields that the command takes".into(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::base::{ConnId, DeviceId};
+use crate::rpc::types::node::HostStats;
 
 /// A connected node: where its session is and what it said of itself.
 #[derive(Clone, Debug)]
@@ -33,12 +34,13 @@ pub struct Attached {
 #[derive(Default)]
 pub struct Registry {
     sessions: HashMap<DeviceId, NodeSession>,
-    reconnects: HashMap<DeviceId, u64>,
+    connects: HashMap<DeviceId, u64>,
+    stats: HashMap<DeviceId, HostStats>,
 }
 
 impl Registry {
     pub fn attach(&mut self, session: NodeSession) -> Attached {
-        *self.reconnects.entry(session.node.clone()).or_insert(0) += 1;
+        *self.connects.entry(session.node.clone()).or_insert(0) += 1;
         let replaced = self
             .sessions
             .insert(session.node.clone(), session)
@@ -75,12 +77,24 @@ impl Registry {
 
     /// How often this node has connected since the Gateway started.
     pub fn connects(&self, node: &DeviceId) -> u64 {
-        self.reconnects.get(node).copied().unwrap_or(0)
+        self.connects.get(node).copied().unwrap_or(0)
+    }
+
+    /// A connected node measured itself.
+    pub fn measured(&mut self, node: &DeviceId, stats: HostStats) {
+        if self.sessions.contains_key(node) {
+            self.stats.insert(node.clone(), stats);
+        }
+    }
+
+    pub fn stats(&self, node: &DeviceId) -> Option<&HostStats> {
+        self.stats.get(node)
     }
 
     /// Forgets a device that is no longer paired.
     pub fn forget(&mut self, node: &DeviceId) {
-        self.reconnects.remove(node);
+        self.connects.remove(node);
+        self.stats.remove(node);
     }
 }
 

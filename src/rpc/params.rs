@@ -127,12 +127,12 @@ fn byte_offset(text: &str, line: usize, column: usize) -> usize {
 
 /// Where in the parameters serde stopped. It stops right behind the value, key or object that it refuses.
 struct Path {
+    /// One step for each container that is open: where in it the walk is.
     open: Vec<Step>,
-    /// The container that ended at the very end, if one did.
-    ended: Option<Vec<Step>>,
+    /// The last thing read was the end of a container, whose place is then the last step.
+    ended: bool,
 }
 
-#[derive(Clone)]
 enum Step {
     Key(Option<String>),
     Index(usize),
@@ -143,7 +143,7 @@ impl Path {
     fn of(text: &str, at: usize) -> Self {
         let mut path = Self {
             open: Vec::new(),
-            ended: None,
+            ended: false,
         };
         let mut bytes = text.as_bytes().get(..at).unwrap_or_default();
         let mut key_due = false;
@@ -163,7 +163,7 @@ impl Path {
                 b'[' => path.open.push(Step::Index(0)),
                 b'}' | b']' => {
                     path.open.pop();
-                    path.ended = Some(path.open.clone());
+                    path.ended = true;
                     continue;
                 }
                 b',' => match path.open.last_mut() {
@@ -183,21 +183,22 @@ impl Path {
                 }
                 _ => {}
             }
-            path.ended = None;
+            path.ended = false;
         }
         path
     }
 
     /// The value that was just read.
     fn value(&self) -> String {
-        pointer(self.ended.as_ref().unwrap_or(&self.open))
+        pointer(&self.open)
     }
 
     /// The object that lacked something when it ended.
     fn object_that_ended(&self) -> String {
-        match &self.ended {
-            Some(steps) => pointer(steps),
-            None => self.container(),
+        if self.ended {
+            pointer(&self.open)
+        } else {
+            self.container()
         }
     }
 

@@ -114,6 +114,56 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The newest `limit` messages of a session, having skipped `offset` newer ones, in order; and how many it has.
+    pub fn message_page(
+        &self,
+        session_key: &str,
+        limit: usize,
+        offset: usize,
+    ) -> Result<(Vec<ChatMessage>, u64), StoreError> {
+        let limit = i64::try_from(limit.min(MESSAGES_PER_SESSION_MAX)).unwrap_or(i64::MAX);
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        self.read(|connection| {
+            let total: i64 = connection
+                .prepare("SELECT count(*) FROM chat_messages WHERE session_key = ?")?
+                .query_row([session_key], |row| row.get(0))?;
+            let mut messages: Vec<ChatMessage> = connection
+                .prepare(
+                    "SELECT id, run_id, role, content, ts_ms, idempotency_key FROM chat_messages
+                     WHERE session_key = ?1 ORDER BY id DESC LIMIT ?2 OFFSET ?3",
+                )?
+                .query_map(params![session_key, limit, offset], read_message)?
+                .collect::<Result<_, _>>()?;
+            messages.reverse();
+            Ok((messages, total.cast_unsigned()))
+        })
+    }
+
+    /// Whether a session holds a message with this idempotency key.
+    pub fn has_message(
+        &self,
+        session_key: &str,
+        idempotency_key: &str,
+    ) -> Result<bool, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare(
+                    "SELECT 1 FROM chat_messages WHERE session_key = ? AND idempotency_key = ?",
+                )?
+                .exists([session_key, idempotency_key])
+        })
+    }
+
+    /// A session by its key.
+    pub fn session(&self, key: &str) -> Result<Option<ChatSession>, StoreError> {
+        Ok(self
+            .load_sessions()?
+            .into_iter()
+            .find(|session| session.key == key))
+    }
+}
+
 impl Records<'_> {
     /// Makes a session, or brings the record of one up to date; its creation time stays.
     pub fn put_session(&self, session: &ChatSession) -> Result<(), StoreError> {

@@ -271,11 +271,11 @@ impl ClientHandshake {
         headers: &[(&str, &str)],
     ) -> Result<Vec<u8>, ClientRequestError> {
         let word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-        let value = |text: &str| text.bytes().all(|b| b == b'\t' || !b.is_ascii_control());
-        let name = |text: &str| word(text) && !text.contains(':');
         let printable = word(host)
             && word(target)
-            && headers.iter().all(|(key, text)| name(key) && value(text));
+            && headers
+                .iter()
+                .all(|(name, value)| is_token(name) && is_printable(value));
         if !printable {
             return Err(ClientRequestError::Unprintable);
         }
@@ -328,8 +328,7 @@ impl ClientHandshake {
                 return Err(ResponseError::HeadersTooMany { limit });
             }
             let (name, value) = line.split_once(':').ok_or(ResponseError::Malformed)?;
-            let name_is_token = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic());
-            if !name_is_token || value.bytes().any(|b| b != b'\t' && b.is_ascii_control()) {
+            if !is_token(name) || !is_printable(value) {
                 return Err(ResponseError::Malformed);
             }
             let value = value.trim_ascii();
@@ -360,11 +359,23 @@ impl ClientHandshake {
     }
 }
 
+/// Whether `name` is a token (RFC 9110 §5.6.2), as every header name is.
+fn is_token(name: &str) -> bool {
+    let is_token_byte = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.bytes().all(is_token_byte)
+}
+
+/// Whether `value` may stand in a header or a status line: nothing that could end its line.
+fn is_printable(value: &str) -> bool {
+    value.bytes().all(|b| b == b'\t' || !b.is_ascii_control())
+}
+
 /// The status of an HTTP/1.1 status line.
 fn status(line: &str) -> Option<u16> {
     let rest = line.strip_prefix("HTTP/1.1 ")?;
-    let (digits, _reason) = rest.split_once(' ').unwrap_or((rest, ""));
-    let well_formed = digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit());
+    let (digits, reason) = rest.split_once(' ').unwrap_or((rest, ""));
+    let well_formed =
+        digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit()) && is_printable(reason);
     digits.parse().ok().filter(|_| well_formed)
 }
 

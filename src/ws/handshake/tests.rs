@@ -241,6 +241,12 @@ fn the_servers_response() {
             ResponseError::Status(403),
         ),
         ("101 Switching Protocols", "200", ResponseError::Status(200)),
+        ("Switching", "Swi\0tching", ResponseError::Malformed),
+        (
+            "Upgrade: w",
+            "Up@grade: x\r\nUpgrade: w",
+            ResponseError::Malformed,
+        ),
         ("HTTP/1.1", "HTTP/1.0", ResponseError::Malformed),
         ("101", "1010", ResponseError::Malformed),
         ("101", "+101", ResponseError::Malformed),

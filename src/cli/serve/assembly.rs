@@ -1,0 +1,230 @@
+//! The parts of a Gateway, joined.
+//!
+//! Each part knows only traits of its own; here they get the hub, the store and the clock.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::secret::Secrets;
+use super::{tools, transcript};
+use crate::agent::{self, Agent};
+use crate::audit::{self, AuditLog, Durability};
+use crate::auth::admission;
+use crate::auth::rate_limit::LimiterSettings;
+use crate::auth::scope::Scope;
+use crate::base::{DeviceId, limits};
+use crate::control::{self, Control};
+use crate::exec::policy::Mode;
+use crate::http::{self, Front, Listener};
+use crate::hub::{self, Audience, Hub};
+use crate::ingress::{self, ListenerClass};
+use crate::machine;
+use crate::net::{BindError, bind};
+use crate::nodes::CommandPolicy;
+use crate::session::Door;
+use crate::store::{Store, StoreError};
+
+/// What a Gateway is started with; `config` and `quickstart` fill it in.
+pub struct GatewaySettings {
+    /// The directory of our own state, private to this user.
+    pub state_dir: PathBuf,
+    pub config_path: Option<PathBuf>,
+    /// 0 takes a free one.
+    pub port: u16,
+    pub admission: admission::Settings,
+    pub secrets: Secrets,
+    pub limiter: LimiterSettings,
+    pub ingress: ingress::Settings,
+    pub commands: CommandPolicy,
+    pub per_node: Vec<(DeviceId, CommandPolicy)>,
+    pub exec_mode: Mode,
+    pub exec_timeout: Duration,
+    pub turn_timeout: Duration,
+}
+
+/// A Gateway that serves.
+pub struct Gateway {
+    pub port: u16,
+    pub admin_socket: PathBuf,
+    pub hub: Arc<Hub>,
+    agent: Agent,
+    audit: Arc<AuditLog>,
+    tasks: JoinSet<()>,
+}
+
+/// Why a Gateway did not start.
+#[derive(Debug)]
+pub enum StartError {
+    Store(StoreError),
+    Audit(audit::AuditError),
+    Hub(hub::Fault),
+    Bind(BindError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::Audit(error) => error.fmt(f),
+            Self::Hub(fault) => fault.fmt(f),
+            Self::Bind(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl Gateway {
+    /// Opens the state, binds, and serves. When this returns, connects are answered.
+    pub async fn start(settings: GatewaySettings) -> Result<Self, StartError> {
+        let store = Arc::new(Store::open(&settings.state_dir).map_err(StartError::Store)?);
+        let audit_dir = settings.state_dir.join("audit");
+        let audit = Arc::new(
+            AuditLog::open(&audit_dir, audit::Settings::default()).map_err(StartError::Audit)?,
+        );
+        let listeners = bind::loopback(settings.port)
+            .await
+            .map_err(StartError::Bind)?;
+        let port = listeners
+            .first()
+            .and_then(|listener| listener.local_addr().ok())
+            .map_or(settings.port, |address| address.port());
+        let admin_socket = settings.state_dir.join("admin.sock");
+        let admin = bind::admin(&admin_socket).await.map_err(StartError::Bind)?;
+
+        let hub_settings = hub::Settings {
+            commands: settings.commands,
+            per_node: settings.per_node,
+            exec_mode: settings.exec_mode,
+        };
+        let hub = Arc::new(
+            Hub::new(hub_settings, Arc::clone(&store), Arc::clone(&audit))
+                .map_err(StartError::Hub)?,
+        );
+        record_start(&audit, &listeners, &admin_socket)?;
+        let agent = agent(&hub, &store, settings.turn_timeout, settings.exec_timeout);
+        let control = Arc::new(Control {
+            hub: Arc::clone(&hub),
+            agent: agent.clone(),
+            settings: control::Settings {
+                config_path: settings.config_path.map(|path| path.display().to_string()),
+                state_dir: Some(settings.state_dir.display().to_string()),
+                auth_mode: settings.secrets.mode_name(),
+                exec_timeout: settings.exec_timeout,
+            },
+        });
+        let door = Arc::new(Door::new(
+            settings.admission,
+            Box::new(settings.secrets),
+            settings.limiter,
+        ));
+        let front = Arc::new(Front::new(door, control, settings.ingress));
+        let mut tasks = JoinSet::new();
+        for listener in listeners {
+            tasks.spawn(http::accept(
+                Listener::Tcp(listener, ListenerClass::Main),
+                Arc::clone(&front),
+            ));
+        }
+        tasks.spawn(http::accept(Listener::Admin(admin), Arc::clone(&front)));
+        tasks.spawn(tick(Arc::clone(&hub)));
+        front.set_ready();
+        Ok(Self {
+            port,
+            admin_socket,
+            hub,
+            agent,
+            audit,
+            tasks,
+        })
+    }
+
+    /// Ends every session with `shutdown`, the agent's turns with an abort, and leaves a record of it.
+    pub async fn stop(mut self, reason: &'static str) {
+        self.agent.shut_down();
+        self.hub.shut_down(reason);
+        let ended = async {
+            while self.hub.session_counts().0 > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(limits::CLOSE_TIMEOUT, ended).await;
+        self.tasks.shutdown().await;
+        let event = audit::Event::Stopped {
+            reason: reason.into(),
+        };
+        if let Err(error) = self.audit.append(&event, Durability::Synced) {
+            tracing::error!(%error, "the stop could not be recorded");
+        }
+        let _ = std::fs::remove_file(&self.admin_socket);
+    }
+}
+
+fn record_start(
+    audit: &AuditLog,
+    listeners: &[tokio::net::TcpListener],
+    admin_socket: &std::path::Path,
+) -> Result<(), StartError> {
+    let mut names: Vec<String> = listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .map(|address| format!("main {address}"))
+        .collect();
+    names.push(format!("admin {}", admin_socket.display()));
+    let event = audit::Event::Started {
+        version: control::VERSION.to_owned(),
+        pid: std::process::id(),
+        listeners: names,
+        config_sha256: None,
+    };
+    audit
+        .append(&event, Durability::Synced)
+        .map(|_| ())
+        .map_err(StartError::Audit)
+}
+
+fn agent(
+    hub: &Arc<Hub>,
+    store: &Arc<Store>,
+    turn_timeout: Duration,
+    exec_timeout: Duration,
+) -> Agent {
+    let watched = Arc::clone(hub);
+    let sink = move |event: agent::Event| {
+        for frame in agent::wire::frames(&event) {
+            announce(&watched, &frame);
+        }
+    };
+    Agent::new(agent::Settings {
+        tools: Arc::new(tools::HubTools::new(Arc::clone(hub))),
+        transcript: Arc::new(transcript::StoredTranscript::new(Arc::clone(store))),
+        sink: Arc::new(sink),
+        model: None,
+        turn_timeout,
+        exec_timeout,
+        now_ms: machine::now_ms,
+    })
+}
+
+/// Chats are for operators who may read; single steps of tools for those of them who asked for them at `connect`.
+fn announce(hub: &Hub, frame: &agent::wire::WireEvent) {
+    let audience = if frame.needs_tool_events() {
+        Audience::ToolFollowers
+    } else {
+        Audience::Operators(Scope::Read)
+    };
+    hub.broadcast(audience, frame.name(), frame);
+}
+
+async fn tick(hub: Arc<Hub>) {
+    let mut interval = tokio::time::interval(limits::TICK_INTERVAL);
+    interval.tick().await;
+    loop {
+        interval.tick().await;
+        hub.tick();
+    }
+}

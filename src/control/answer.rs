@@ -1,0 +1,78 @@
+//! Results and refusals as response frames.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::Answer;
+use crate::base::Refusal;
+use crate::hub::Denied;
+use crate::nodes::{Dispatched, Refused};
+use crate::rpc::{ErrorShape, encode};
+
+/// A finished call.
+pub(super) fn now(id: &str, result: Result<impl Serialize, ErrorShape>) -> Answer {
+    Answer::Now(frame(id, result))
+}
+
+/// A call that was refused.
+pub(super) fn refused(id: &str, error: &ErrorShape) -> Answer {
+    Answer::Now(encode::refusal(id, error))
+}
+
+pub(super) fn frame(id: &str, result: Result<impl Serialize, ErrorShape>) -> String {
+    match result {
+        Ok(payload) => encode::response(id, &payload),
+        Err(error) => encode::refusal(id, &error),
+    }
+}
+
+/// A pairing decision that was not taken.
+pub(super) fn denied(denied: Denied) -> ErrorShape {
+    match denied {
+        Denied::Refused(refused) => ErrorShape::new(refused.code(), refused.public()),
+        Denied::Fault(fault) => {
+            tracing::error!(%fault, "a decision could not be carried out");
+            ErrorShape::unavailable("the gateway cannot record this decision now")
+                .with_retryable(true)
+        }
+    }
+}
+
+/// An invocation that was refused or has no result. `dispatched` and `category` are ours, in `details`.
+pub fn error_of(refused: &Refused) -> ErrorShape {
+    let mut details = Map::new();
+    if let Some(code) = refused.detail_code() {
+        details.insert("code".to_owned(), code.into());
+    }
+    if let Some(reason) = refused.reason() {
+        details.insert("reason".to_owned(), reason.into());
+    }
+    if let Some(command) = refused.command() {
+        details.insert("command".to_owned(), command.into());
+    }
+    match refused {
+        Refused::SurfacePending {
+            request_id: Some(request),
+        } => {
+            details.insert("requestId".to_owned(), request.as_str().into());
+        }
+        Refused::ApprovalRequired { run_id: Some(run) } => {
+            details.insert("runId".to_owned(), run.as_str().into());
+        }
+        _ => {}
+    }
+    if let Some((code, message)) = refused.node_error() {
+        details.insert(
+            "nodeError".to_owned(),
+            json!({"code": code, "message": message}),
+        );
+        let dispatched = refused.dispatched() != Dispatched::No;
+        details.insert("nodeCommandDispatched".to_owned(), dispatched.into());
+    }
+    details.insert(
+        "dispatched".to_owned(),
+        refused.dispatched().as_str().into(),
+    );
+    details.insert("category".to_owned(), refused.category().as_str().into());
+    ErrorShape::new(refused.code(), refused.public()).with_details(Value::Object(details))
+}

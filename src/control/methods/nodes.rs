@@ -1,0 +1,419 @@
+//! `node.*`: what operators ask of nodes, and what nodes report.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::super::answer::{denied, error_of, frame, refused};
+use super::super::{Answer, Control};
+use super::params;
+use crate::base::{DeviceId, Refusal, limits};
+use crate::hub::{Caller, Invoke, NodeResult, ResultTaken};
+use crate::machine;
+use crate::nodes::Refused;
+use crate::rpc::types::node::{
+    HostStats, NodeDescription, NodeEventParams, NodeEventResult, NodeIdParams, NodeIdResult,
+    NodeInvokeParams, NodeInvokeProgressParams, NodeInvokeResult, NodeInvokeResultAck,
+    NodeInvokeResultParams, NodeList, NodePairApproved, NodePairDecideParams, NodePairRejected,
+    NodePendingAckParams, NodePendingDrainParams, NodePendingDrained, NodePluginToolsParams,
+    NodePluginToolsResult, NodeRenameParams, NodeRenamed, NodeSkillsParams, NodeSkillsResult,
+};
+use crate::rpc::{self, ErrorShape, Method, Request, ScanError};
+
+/// `node.invoke`'s command, which moves the scope that it needs.
+pub(in super::super) fn command_of(params: Option<&RawValue>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Command {
+        command: String,
+    }
+    serde_json::from_str::<Command>(params?.get())
+        .ok()
+        .map(|named| named.command)
+}
+
+pub(super) fn list(control: &Control) -> NodeList {
+    NodeList {
+        ts: machine::now_ms(),
+        nodes: control.hub.node_list(),
+    }
+}
+
+pub(super) fn describe(
+    control: &Control,
+    request: &Request<'_>,
+) -> Result<NodeDescription, ErrorShape> {
+    let NodeIdParams { node_id } = params(Method::NodeDescribe, request)?;
+    let node = control
+        .hub
+        .node_describe(&node_id)
+        .map_err(|refused| error_of(&refused))?;
+    Ok(NodeDescription {
+        ts: machine::now_ms(),
+        node,
+    })
+}
+
+pub(super) fn approve(
+    control: &Control,
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<NodePairApproved, ErrorShape> {
+    let NodePairDecideParams {
+        request_id,
+        commands,
+    } = params(Method::NodePairApprove, request)?;
+    let node = control
+        .hub
+        .approve_surface(caller, &request_id, commands.as_deref())
+        .map_err(denied)?;
+    Ok(NodePairApproved { request_id, node })
+}
+
+pub(super) fn reject(
+    control: &Control,
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<NodePairRejected, ErrorShape> {
+    let NodePairDecideParams { request_id, .. } = params(Method::NodePairReject, request)?;
+    let node = control
+        .hub
+        .reject_surface(caller, &request_id)
+        .map_err(denied)?;
+    Ok(NodePairRejected {
+        request_id,
+        node_id: node.as_str().to_owned(),
+    })
+}
+
+pub(super) fn remove(
+    control: &Control,
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<NodeIdResult, ErrorShape> {
+    let NodeIdParams { node_id } = params(Method::NodePairRemove, request)?;
+    let node = control
+        .hub
+        .remove_surface(caller, &node_id)
+        .map_err(denied)?;
+    Ok(NodeIdResult {
+        node_id: node.as_str().to_owned(),
+    })
+}
+
+pub(super) fn rename(
+    control: &Control,
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<NodeRenamed, ErrorShape> {
+    let NodeRenameParams {
+        node_id,
+        display_name,
+    } = params(Method::NodeRename, request)?;
+    let device = control
+        .hub
+        .rename_node(caller, &node_id, &display_name)
+        .map_err(denied)?;
+    Ok(NodeRenamed {
+        node_id,
+        display_name: device.label.unwrap_or_default(),
+    })
+}
+
+/// Relays a command to a node. The answer comes when the node's does, or at the deadline.
+pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<'_>) -> Answer {
+    let id = request.id.as_ref().to_owned();
+    let wanted: NodeInvokeParams = match params(Method::NodeInvoke, request) {
+        Ok(wanted) => wanted,
+        Err(error) => return refused(&id, &error),
+    };
+    let Some(node) = DeviceId::parse(&wanted.node_id) else {
+        return refused(&id, &error_of(&Refused::UnknownNode));
+    };
+    let params_json =
+        match control
+            .hub
+            .checked_params(&node, &wanted.command, caller, wanted.params)
+        {
+            Ok(params_json) => params_json,
+            Err(denial) => return refused(&id, &error_of(&denial)),
+        };
+    let invoke = Invoke {
+        node,
+        command: wanted.command,
+        params_json,
+        timeout_ms: wanted
+            .timeout_ms
+            .unwrap_or(limits::INVOKE_TIMEOUT_MS_DEFAULT),
+        idempotency_key: wanted.idempotency_key,
+        command_text: None,
+        approval: None,
+        actor: caller.actor.clone(),
+    };
+    let control = Arc::clone(control);
+    Answer::Later(Box::pin(async move {
+        let (node_id, command) = (invoke.node.as_str().to_owned(), invoke.command.clone());
+        let invoked = control.hub.invoke(invoke).await;
+        let result = invoked.result.map(|result| NodeInvokeResult {
+            ok: true,
+            node_id,
+            command,
+            payload: result.payload,
+            payload_json: result.payload_json,
+            dispatched: Some(true),
+        });
+        frame(&id, result.map_err(|refused| error_of(&refused)))
+    }))
+}
+
+/// A node's answer. What it claims is checked against the session that it came over.
+pub(super) fn result(
+    control: &Control,
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<NodeInvokeResultAck, ErrorShape> {
+    let given: NodeInvokeResultParams = params(Method::NodeInvokeResult, request)?;
+    let answer = if given.ok {
+        relayed(given.payload, given.payload_json)
+    } else {
+        let error = given.error.unwrap_or_default();
+        Err(Refused::Node {
+            code: bounded(error.code.as_deref().unwrap_or("UNAVAILABLE"), 128),
+            message: bounded(
+                error.message.as_deref().unwrap_or("node invoke failed"),
+                4096,
+            ),
+        })
+    };
+    match control
+        .hub
+        .node_result(caller, &given.id, &given.node_id, answer)
+    {
+        ResultTaken::Accepted => Ok(NodeInvokeResultAck {
+            ok: true,
+            ignored: None,
+        }),
+        ResultTaken::Ignored => Ok(NodeInvokeResultAck {
+            ok: true,
+            ignored: Some(true),
+        }),
+        ResultTaken::NodeMismatch => Err(ErrorShape::invalid_request("nodeId mismatch")),
+    }
+}
+
+/// A result as it is passed on. Text that is JSON is passed on as JSON too; text that is none is wrapped, as the
+/// reference does it. JSON that repeats a key or is too deep is refused: two readers could read it differently.
+fn relayed(
+    payload: Option<Box<RawValue>>,
+    payload_json: Option<String>,
+) -> Result<NodeResult, Refused> {
+    let Some(text) = payload_json else {
+        return Ok(NodeResult {
+            payload,
+            payload_json: None,
+        });
+    };
+    let payload = match rpc::scan(&text) {
+        Ok(()) => RawValue::from_string(text.clone()).ok(),
+        Err(ScanError::NotJson { .. }) => {
+            serde_json::value::to_raw_value(&json!({"payloadJSON": text})).ok()
+        }
+        Err(unsafe_json) => {
+            return Err(Refused::Node {
+                code: "INVALID_RESULT".to_owned(),
+                message: format!("the node's result is not safe to relay: {unsafe_json}"),
+            });
+        }
+    };
+    Ok(NodeResult {
+        payload,
+        payload_json: Some(text),
+    })
+}
+
+fn bounded(text: &str, bytes_max: usize) -> String {
+    text[..text.floor_char_boundary(bytes_max)].to_owned()
+}
+
+/// Only duplex commands report progress, and none is served: acknowledged, so that the node does not repeat it.
+pub(super) fn progress(
+    control: &Control,
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<NodeInvokeResultAck, ErrorShape> {
+    let given: NodeInvokeProgressParams = params(Method::NodeInvokeProgress, request)?;
+    match control.hub.node_progress(caller, &given) {
+        ResultTaken::Accepted => Ok(NodeInvokeResultAck {
+            ok: true,
+            ignored: None,
+        }),
+        ResultTaken::Ignored => Ok(NodeInvokeResultAck {
+            ok: true,
+            ignored: Some(true),
+        }),
+        ResultTaken::NodeMismatch => Err(ErrorShape::invalid_request("nodeId mismatch")),
+    }
+}
+
+/// What a node reports by itself. It can speak of itself only: there is no field by which it could name another.
+pub(super) fn event(
+    control: &Control,
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<NodeEventResult, ErrorShape> {
+    let given: NodeEventParams = params(Method::NodeEvent, request)?;
+    let text = given
+        .payload_json
+        .as_deref()
+        .or_else(|| given.payload.as_deref().map(RawValue::get));
+    if text.is_some_and(|text| text.len() > limits::NODE_EVENT_BYTES_MAX) {
+        return Err(ErrorShape::invalid_request(format!(
+            "node event larger than {} bytes",
+            limits::NODE_EVENT_BYTES_MAX
+        )));
+    }
+    match given.event.as_str() {
+        "node.host.stats" => {
+            let stats: HostStats = text
+                .and_then(|text| serde_json::from_str(text).ok())
+                .ok_or_else(|| ErrorShape::invalid_request("invalid node.host.stats"))?;
+            if let Some(node) = &caller.device {
+                control.hub.node_stats(node, stats);
+            }
+            Ok(NodeEventResult {
+                ok: true,
+                event: Some(given.event),
+                handled: Some(true),
+                reason: Some("updated".into()),
+            })
+        }
+        // The node waits for this answer before it sends its result.
+        "exec.started" | "exec.finished" | "exec.denied" => Ok(NodeEventResult {
+            ok: true,
+            event: None,
+            handled: None,
+            reason: None,
+        }),
+        _ => Ok(NodeEventResult {
+            ok: true,
+            event: Some(bounded(&given.event, 128)),
+            handled: Some(false),
+            reason: Some("not served".into()),
+        }),
+    }
+}
+
+/// We keep no queue for sleeping nodes, so there is never anything to pull.
+pub(super) fn pending_pull(caller: &Caller) -> Value {
+    json!({"nodeId": node_id(caller), "actions": []})
+}
+
+pub(super) fn pending_ack(caller: &Caller, request: &Request<'_>) -> Result<Value, ErrorShape> {
+    let NodePendingAckParams { .. } = params(Method::NodePendingAck, request)?;
+    Ok(json!({"nodeId": node_id(caller), "ackedIds": [], "remainingCount": 0}))
+}
+
+pub(super) fn pending_drain(
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<NodePendingDrained, ErrorShape> {
+    let NodePendingDrainParams { .. } = params(Method::NodePendingDrain, request)?;
+    Ok(NodePendingDrained {
+        node_id: node_id(caller),
+        revision: 0,
+        items: Vec::new(),
+        has_more: false,
+    })
+}
+
+/// The official node repeats this until it is accepted, and asks again once its surface is approved.
+pub(super) fn runner_inventory(
+    control: &Control,
+    caller: &Caller,
+) -> Result<NodeIdResult, ErrorShape> {
+    let node_id = node_id(caller);
+    match caller
+        .device
+        .as_ref()
+        .and_then(|node| control.hub.surface_pending(node))
+    {
+        None => Ok(NodeIdResult { node_id }),
+        Some(request) => {
+            let refused = Refused::SurfacePending {
+                request_id: Some(request.clone()),
+            };
+            Err(ErrorShape::unavailable(format!(
+                "node capability surface is awaiting operator approval; run `portcullis nodes approve {request}`"
+            ))
+            .with_details(json!({"requestId": request, "rule": refused.log_field()})))
+        }
+    }
+}
+
+/// Skills and tools of nodes are not offered to the agent: taken and acknowledged as empty.
+pub(super) fn skills(
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<NodeSkillsResult, ErrorShape> {
+    let NodeSkillsParams { .. } = params(Method::NodeSkillsUpdate, request)?;
+    Ok(NodeSkillsResult {
+        node_id: node_id(caller),
+        skills: Vec::new(),
+    })
+}
+
+pub(super) fn plugin_tools(
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<NodePluginToolsResult, ErrorShape> {
+    let NodePluginToolsParams { .. } = params(Method::NodePluginToolsUpdate, request)?;
+    Ok(NodePluginToolsResult {
+        node_id: node_id(caller),
+        tools: Vec::new(),
+    })
+}
+
+fn node_id(caller: &Caller) -> String {
+    caller
+        .device
+        .as_ref()
+        .map_or_else(String::new, |device| device.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_result_is_relayed_as_json_and_unchanged() {
+        let text = "{\"a\": [1, \"\\u00e9\"]}".to_owned();
+        let result = relayed(None, Some(text.clone())).unwrap();
+        assert_eq!(result.payload.unwrap().get(), text);
+        assert_eq!(result.payload_json, Some(text));
+        let wrapped = relayed(None, Some("not json".to_owned())).unwrap();
+        assert_eq!(
+            wrapped.payload.unwrap().get(),
+            r#"{"payloadJSON":"not json"}"#
+        );
+    }
+
+    #[test]
+    fn a_result_that_two_readers_could_read_differently_is_refused() {
+        let twice = relayed(None, Some(r#"{"exitCode":0,"exitCode":1}"#.to_owned()));
+        assert!(matches!(twice, Err(Refused::Node { .. })));
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        assert!(matches!(
+            relayed(None, Some(deep)),
+            Err(Refused::Node { .. })
+        ));
+    }
+
+    #[test]
+    fn the_command_of_an_invoke_is_read_for_its_scope() {
+        let raw = RawValue::from_string(r#"{"nodeId":"x","command":"browser.proxy"}"#.to_owned())
+            .unwrap();
+        assert_eq!(command_of(Some(&raw)).as_deref(), Some("browser.proxy"));
+        assert_eq!(command_of(None), None);
+    }
+}

@@ -1,0 +1,238 @@
+//! From an accepted socket to an answer or a session.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::respond::{Answer, refusal, text};
+use super::{route, upgrade};
+use crate::base::{Refusal, limits};
+use crate::control::Control;
+use crate::ingress::{self, Attributed, IngressRefusal, ListenerClass, Peer};
+use crate::net::WsIo;
+use crate::session::{self, Door, PreauthGate, PreauthPermit};
+use crate::ws;
+
+/// What ingress is told by the configuration.
+pub type Ingress = ingress::Settings;
+
+/// Everything that a connection may need.
+pub struct Front {
+    pub door: Arc<Door>,
+    pub control: Arc<Control>,
+    pub ingress: Ingress,
+    /// Places before authentication; the admin socket has its own.
+    pub preauth: PreauthGate,
+    pub preauth_admin: PreauthGate,
+    ready: AtomicBool,
+}
+
+/// A listening socket with its class of trust.
+pub enum Listener {
+    Tcp(TcpListener, ListenerClass),
+    Admin(UnixListener),
+}
+
+impl Front {
+    pub fn new(door: Arc<Door>, control: Arc<Control>, ingress: Ingress) -> Self {
+        Self {
+            door,
+            control,
+            ingress,
+            preauth: PreauthGate::default(),
+            preauth_admin: PreauthGate::default(),
+            ready: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on `/readyz` says so.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+}
+
+/// One accepted connection's facts.
+#[derive(Clone, Copy)]
+struct Arrival {
+    class: ListenerClass,
+    peer: Peer,
+    local: Option<SocketAddr>,
+}
+
+/// Accepts connections for as long as the task lives.
+pub async fn accept(listener: Listener, front: Arc<Front>) {
+    loop {
+        let accepted = match &listener {
+            Listener::Tcp(tcp, class) => accept_tcp(tcp, *class, &front).await,
+            Listener::Admin(unix) => accept_admin(unix, &front).await,
+        };
+        if let Err(error) = accepted {
+            // Out of descriptors, most likely: what is open goes on, and the next attempt may find a free one.
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(limits::ACCEPT_RETRY).await;
+        }
+    }
+}
+
+async fn accept_tcp(
+    listener: &TcpListener,
+    class: ListenerClass,
+    front: &Arc<Front>,
+) -> std::io::Result<()> {
+    let (stream, address) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    let arrival = Arrival {
+        class,
+        peer: Peer::Tcp(address),
+        local: stream.local_addr().ok(),
+    };
+    let client: IpAddr = address.ip().to_canonical();
+    match front.preauth.enter(Some(client)) {
+        Some(place) => drop(tokio::spawn(serve(
+            stream,
+            arrival,
+            place,
+            Arc::clone(front),
+        ))),
+        // Dropping the stream closes it: a client at its limit costs us nothing more.
+        None => tracing::warn!(%client, "too many connections before authentication"),
+    }
+    Ok(())
+}
+
+async fn accept_admin(listener: &UnixListener, front: &Arc<Front>) -> std::io::Result<()> {
+    let (stream, _) = listener.accept().await?;
+    let uid = stream.peer_cred()?.uid();
+    let arrival = Arrival {
+        class: ListenerClass::Admin,
+        peer: Peer::Unix { uid },
+        local: None,
+    };
+    if let Some(place) = front.preauth_admin.enter(None) {
+        drop(tokio::spawn(serve(
+            stream,
+            arrival,
+            place,
+            Arc::clone(front),
+        )));
+    }
+    Ok(())
+}
+
+async fn serve<S>(stream: S, arrival: Arrival, place: PreauthPermit, front: Arc<Front>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // The place travels with the connection: from here into the session, which gives it back at `connect`.
+    let place = Arc::new(std::sync::Mutex::new(Some(place)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (front, place) = (Arc::clone(&front), Arc::clone(&place));
+        async move { Ok::<_, Infallible>(answer::<S>(request, arrival, &front, &place)) }
+    });
+    let connection = upgrade::server()
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+fn answer<S>(
+    mut request: Request<Incoming>,
+    arrival: Arrival,
+    front: &Arc<Front>,
+    place: &std::sync::Mutex<Option<PreauthPermit>>,
+) -> Answer
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let asks_for_upgrade = upgrade::is_asked_for(&request);
+    if !asks_for_upgrade && route::is_health(request.uri().path()) {
+        return route::route(front, request.method(), request.uri().path());
+    }
+    if !asks_for_upgrade {
+        return match attribute(&request, arrival, front) {
+            Ok(_) => route::route(front, request.method(), request.uri().path()),
+            Err(refused) => refuse(&refused),
+        };
+    }
+    // The order of refusals: form, then host, attribution and origin, then the protocol's own (decision 11).
+    let accept = match upgrade::check(&request) {
+        Ok(accept) => accept,
+        Err(error) => return upgrade::refusal_response(error),
+    };
+    let attributed = match attribute(&request, arrival, front) {
+        Ok(attributed) => attributed,
+        Err(refused) => return refuse(&refused),
+    };
+    let place = place
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .take();
+    let Some(place) = place else {
+        return text(StatusCode::BAD_REQUEST, "one upgrade a connection");
+    };
+    let upgrading = hyper::upgrade::on(&mut request);
+    let front = Arc::clone(front);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrading.await else {
+            return;
+        };
+        let Ok((stream, leftover)) = upgrade::take_back::<S>(upgraded) else {
+            tracing::error!("an upgraded socket could not be taken back");
+            return;
+        };
+        let io = WsIo::server(
+            stream,
+            leftover,
+            ws::Limits::new(limits::PREAUTH_MESSAGE_BYTES_MAX),
+        );
+        session::run(
+            io,
+            attributed,
+            Arc::clone(&front.door),
+            Arc::clone(&front.control),
+            place,
+        )
+        .await;
+    });
+    upgrade::accept_response(&accept)
+}
+
+fn attribute(
+    request: &Request<Incoming>,
+    arrival: Arrival,
+    front: &Front,
+) -> Result<Attributed, IngressRefusal> {
+    let headers: Vec<(&str, &[u8])> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect();
+    let request = ingress::Request {
+        listener: arrival.class,
+        peer: arrival.peer,
+        local: arrival.local,
+        tls: false,
+        headers: &headers,
+        own_addresses: None,
+    };
+    ingress::attribute(&request, &front.ingress)
+}
+
+fn refuse(refused: &IngressRefusal) -> Answer {
+    tracing::info!(reason = refused.log_field(), remedy = %refused.remedy(), "request refused");
+    refusal(refused)
+}

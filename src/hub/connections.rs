@@ -1,0 +1,102 @@
+//! The authenticated connections and what each may hear.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::{Caller, Outbox};
+use crate::auth::scope::{Role, Scope};
+use crate::base::{ConnId, DeviceId};
+use crate::rpc::encode;
+use crate::rpc::types::presence::StateVersion;
+
+/// Who hears a broadcast.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Audience {
+    /// Every connection, nodes too.
+    Everyone,
+    /// Operators that hold this scope.
+    Operators(Scope),
+    /// Operators that may read and asked for every step of a tool.
+    ToolFollowers,
+}
+
+/// One authenticated connection.
+pub(super) struct Connection {
+    pub(super) caller: Caller,
+    pub(super) outbox: Outbox,
+    /// The number of the last broadcast that this connection was sent; clients notice a gap.
+    seq: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Connections {
+    by_id: HashMap<ConnId, Connection>,
+}
+
+impl Connections {
+    pub(super) fn open(&mut self, caller: &Caller) {
+        let connection = Connection {
+            caller: caller.clone(),
+            outbox: caller.outbox.clone(),
+            seq: 0,
+        };
+        self.by_id.insert(caller.conn.clone(), connection);
+    }
+
+    pub(super) fn close(&mut self, id: &ConnId) {
+        self.by_id.remove(id);
+    }
+
+    pub(super) fn outbox(&self, id: &ConnId) -> Option<&Outbox> {
+        self.by_id.get(id).map(|connection| &connection.outbox)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// The connections of one device, in any role.
+    pub(super) fn of_device<'a>(
+        &'a self,
+        device: &'a DeviceId,
+    ) -> impl Iterator<Item = (&'a ConnId, &'a Connection)> {
+        self.by_id
+            .iter()
+            .filter(move |(_, connection)| connection.caller.device.as_ref() == Some(device))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ConnId, &Connection)> {
+        self.by_id.iter()
+    }
+
+    /// Sends an event to everyone whom it concerns, with each connection's own sequence number.
+    pub(super) fn broadcast(
+        &mut self,
+        audience: Audience,
+        event: &str,
+        payload: &impl Serialize,
+        state_version: Option<StateVersion>,
+    ) {
+        let Ok(payload) = serde_json::value::to_raw_value(payload) else {
+            return;
+        };
+        for connection in self.by_id.values_mut() {
+            if hears(&connection.caller, audience) {
+                connection.seq += 1;
+                let frame = encode::event(event, &payload, Some(connection.seq), state_version);
+                connection.outbox.send(frame);
+            }
+        }
+    }
+}
+
+fn hears(caller: &Caller, audience: Audience) -> bool {
+    match audience {
+        Audience::Everyone => true,
+        Audience::Operators(scope) => caller.role == Role::Operator && caller.scopes.allows(scope),
+        Audience::ToolFollowers => {
+            caller.tool_events && hears(caller, Audience::Operators(Scope::Read))
+        }
+    }
+}

@@ -1,0 +1,519 @@
+//! Devices: pending, paired, their tokens, and the sign-in links that pair one browser.
+
+use std::collections::VecDeque;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::{Audience, Caller, Denied, Fault, Hub, Inner};
+use crate::audit::{self, Actor, TokenChange};
+use crate::auth::admission::{self, KnownDevice, SignInLink};
+use crate::auth::device::PublicKey;
+use crate::auth::scope::{Role, Scope, ScopeSet};
+use crate::auth::secret_eq::TokenDigest;
+use crate::base::{DeviceId, Secret, ids::uuid_v4, limits};
+use crate::machine;
+use crate::pairing::{ApprovedVia, Device, DeviceFacts, DeviceRequest};
+use crate::rpc::types::device::{
+    DevicePairList, DevicePairResolvedEvent, DeviceTokenSummary, PairedDevice, PendingDevice,
+    PendingNodeSurface,
+};
+
+/// A device token on the one occasion when it is known in the clear.
+pub struct Issued {
+    pub token: Secret,
+    pub issued_at_ms: u64,
+}
+
+/// A rotated token: in the clear only for the device that asked for its own.
+pub struct Granted {
+    pub device: DeviceId,
+    pub role: Role,
+    pub token: Option<Secret>,
+    pub scopes: ScopeSet,
+    pub rotated_at_ms: u64,
+}
+
+/// Open sign-in links: each pairs one browser once, within ten minutes. Only digests are kept, in memory: a restart
+/// closes them all.
+#[derive(Default)]
+pub struct Grants(VecDeque<Grant>);
+
+struct Grant {
+    id: String,
+    digest: TokenDigest,
+    scopes: ScopeSet,
+    expires_at_ms: u64,
+}
+
+impl Grants {
+    fn position(&self, digest: &TokenDigest) -> Option<usize> {
+        self.0.iter().position(|grant| grant.digest.equals(digest))
+    }
+}
+
+impl Hub {
+    pub fn device(&self, id: &DeviceId) -> Option<Device> {
+        self.lock().pairing.device(id).cloned()
+    }
+
+    /// What admission needs to know of a device.
+    pub fn known_device(&self, id: &DeviceId) -> Option<KnownDevice> {
+        let inner = self.lock();
+        let device = inner.pairing.device(id)?;
+        Some(KnownDevice {
+            public_key: PublicKey::decode(&device.public_key)?,
+            platform: device.platform.clone(),
+            device_family: device.device_family.clone(),
+            grants: device
+                .roles
+                .iter()
+                .map(|role| admission::Grant {
+                    role: *role,
+                    scopes: match role {
+                        Role::Operator => device.scopes,
+                        Role::Node => ScopeSet::NONE,
+                    },
+                    token: device
+                        .token(*role)
+                        .filter(|token| token.revoked_at_ms.is_none())
+                        .map(|token| token.digest.clone()),
+                })
+                .collect(),
+        })
+    }
+
+    /// A verified device that is not paired, or asks for more, waits for an operator.
+    pub fn file_device_request(&self, facts: DeviceFacts) -> Result<DeviceRequest, Fault> {
+        let mut inner = self.lock();
+        let filed =
+            inner
+                .pairing
+                .file_request(facts, uuid_v4(machine::random()), machine::now_ms());
+        let request = filed.request;
+        if filed.is_new {
+            let event = audit::Event::PairingRequested {
+                request: request.request_id.clone(),
+                stage: audit::Stage::Device,
+                device: request.device_id.as_str().into(),
+                role: request.role.as_str().to_owned(),
+                scopes: request
+                    .scopes
+                    .to_wire()
+                    .into_iter()
+                    .map(Into::into)
+                    .collect(),
+                commands: Vec::new(),
+                address: request.remote_ip.clone().unwrap_or_default(),
+            };
+            self.commit(&mut inner, &event, filed.changes)?;
+            let audience = Audience::Operators(Scope::Pairing);
+            inner.connections.broadcast(
+                audience,
+                "device.pair.requested",
+                &pending_device(&request),
+                None,
+            );
+        } else if !filed.changes.is_empty() {
+            let event = audit::Event::PairingExpired {
+                request: request.request_id.clone(),
+                stage: audit::Stage::Device,
+                device: request.device_id.as_str().into(),
+            };
+            self.commit(&mut inner, &event, filed.changes)?;
+        }
+        Ok(request)
+    }
+
+    /// Pairs a device without an operator's hand, as admission decided.
+    pub fn pair_device(
+        &self,
+        facts: DeviceFacts,
+        via: ApprovedVia,
+        rule: &'static str,
+    ) -> Result<Device, Denied> {
+        let mut inner = self.lock();
+        let (device, changes) = inner.pairing.pair(facts, via, machine::now_ms())?;
+        let event = audit::Event::PairingApproved {
+            request: String::new(),
+            stage: audit::Stage::Device,
+            device: device.id.as_str().into(),
+            scopes: device
+                .scopes
+                .to_wire()
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+            commands: Vec::new(),
+            by: Actor::System { rule },
+        };
+        self.commit(&mut inner, &event, changes)?;
+        Self::announce_device(&mut inner, "", &device.id, "approved");
+        Ok(device)
+    }
+
+    /// Issues a device token for a role that the device was granted.
+    pub fn issue_device_token(&self, id: &DeviceId, role: Role) -> Result<Option<Issued>, Fault> {
+        let now_ms = machine::now_ms();
+        let (token, digest) = new_token();
+        let mut inner = self.lock();
+        let Some(changes) = inner.pairing.issue_token(id, role, digest, now_ms) else {
+            return Ok(None);
+        };
+        let event = audit::Event::TokenChanged {
+            device: id.as_str().into(),
+            role: role.as_str().to_owned(),
+            change: TokenChange::Issued,
+            scopes: inner
+                .pairing
+                .device(id)
+                .map_or_else(Vec::new, |device| names(device.scopes)),
+            by: Actor::System { rule: "connect" },
+        };
+        self.commit(&mut inner, &event, changes)?;
+        Ok(Some(Issued {
+            token,
+            issued_at_ms: now_ms,
+        }))
+    }
+
+    pub fn device_list(&self, caller: &Caller) -> DevicePairList {
+        let inner = self.lock();
+        let approver = caller.approver();
+        DevicePairList {
+            pending: inner
+                .pairing
+                .visible_requests(&approver, machine::now_ms())
+                .into_iter()
+                .map(pending_device)
+                .collect(),
+            paired: inner
+                .pairing
+                .visible_devices(&approver)
+                .map(|device| paired_device(&inner, device))
+                .collect(),
+        }
+    }
+
+    pub fn approve_device(
+        &self,
+        caller: &Caller,
+        request_id: &str,
+    ) -> Result<PairedDevice, Denied> {
+        let mut inner = self.lock();
+        let (device, changes) =
+            inner
+                .pairing
+                .approve(&caller.approver(), request_id, machine::now_ms())?;
+        let event = audit::Event::PairingApproved {
+            request: request_id.to_owned(),
+            stage: audit::Stage::Device,
+            device: device.id.as_str().into(),
+            scopes: device
+                .scopes
+                .to_wire()
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+            commands: Vec::new(),
+            by: caller.actor.clone(),
+        };
+        self.commit(&mut inner, &event, changes)?;
+        Self::announce_device(&mut inner, request_id, &device.id, "approved");
+        Ok(paired_device(&inner, &device))
+    }
+
+    pub fn reject_device(&self, caller: &Caller, request_id: &str) -> Result<DeviceId, Denied> {
+        let mut inner = self.lock();
+        let (device, changes) =
+            inner
+                .pairing
+                .reject(&caller.approver(), request_id, machine::now_ms())?;
+        let event = audit::Event::PairingRejected {
+            request: request_id.to_owned(),
+            stage: audit::Stage::Device,
+            device: device.as_str().into(),
+            by: caller.actor.clone(),
+        };
+        self.commit(&mut inner, &event, changes)?;
+        Self::announce_device(&mut inner, request_id, &device, "rejected");
+        Ok(device)
+    }
+
+    /// Unpairs a device and closes its sockets.
+    pub fn remove_device(&self, caller: &Caller, id: &str) -> Result<DeviceId, Denied> {
+        let mut inner = self.lock();
+        let (device, changes) = inner.pairing.remove(&caller.approver(), id)?;
+        let event = audit::Event::DeviceRemoved {
+            device: device.as_str().into(),
+            by: caller.actor.clone(),
+        };
+        self.commit(&mut inner, &event, changes)?;
+        Self::close_device(&inner, &device, None, "device removed");
+        inner.registry.forget(&device);
+        Ok(device)
+    }
+
+    pub fn rename_device(&self, caller: &Caller, id: &str, label: &str) -> Result<Device, Denied> {
+        let mut inner = self.lock();
+        let (device, changes) = inner.pairing.rename(&caller.approver(), id, label)?;
+        let event = audit::Event::DeviceRenamed {
+            device: device.id.as_str().into(),
+            name: label.into(),
+            by: caller.actor.clone(),
+        };
+        self.commit(&mut inner, &event, changes)?;
+        let nothing = serde_json::Map::new();
+        inner.connections.broadcast(
+            Audience::Operators(Scope::Pairing),
+            "device.pair.changed",
+            &nothing,
+            None,
+        );
+        Ok(device)
+    }
+
+    /// Replaces a device's token. Whoever used the old one is disconnected.
+    pub fn rotate_token(
+        &self,
+        caller: &Caller,
+        id: &str,
+        role: Role,
+        scopes: Option<ScopeSet>,
+    ) -> Result<Granted, Denied> {
+        let now_ms = machine::now_ms();
+        let (secret, digest) = new_token();
+        let mut inner = self.lock();
+        let (token, device, changes) =
+            inner
+                .pairing
+                .rotate(&caller.approver(), id, role, scopes, digest, now_ms)?;
+        let event = audit::Event::TokenChanged {
+            device: device.as_str().into(),
+            role: role.as_str().to_owned(),
+            change: TokenChange::Rotated,
+            scopes: names(token.scopes),
+            by: caller.actor.clone(),
+        };
+        self.commit(&mut inner, &event, changes)?;
+        let own = caller.device.as_ref() == Some(&device) && caller.role == role;
+        if !own {
+            Self::close_device(&inner, &device, Some(role), "device token rotated");
+        }
+        Ok(Granted {
+            device,
+            role,
+            token: own.then_some(secret),
+            scopes: token.scopes,
+            rotated_at_ms: now_ms,
+        })
+    }
+
+    pub fn revoke_token(
+        &self,
+        caller: &Caller,
+        id: &str,
+        role: Role,
+    ) -> Result<(DeviceId, u64), Denied> {
+        let now_ms = machine::now_ms();
+        let mut inner = self.lock();
+        let (device, changes) = inner.pairing.revoke(&caller.approver(), id, role, now_ms)?;
+        let event = audit::Event::TokenChanged {
+            device: device.as_str().into(),
+            role: role.as_str().to_owned(),
+            change: TokenChange::Revoked,
+            scopes: Vec::new(),
+            by: caller.actor.clone(),
+        };
+        self.commit(&mut inner, &event, changes)?;
+        Self::close_device(&inner, &device, Some(role), "device removed");
+        Ok((device, now_ms))
+    }
+
+    /// Opens a single-use sign-in link for one browser and returns its code, which never holds the password.
+    pub fn open_sign_in_link(&self, scopes: ScopeSet, by: Actor) -> Result<Secret, Fault> {
+        let expires_at_ms = machine::now_ms() + limits::SIGN_IN_LINK_TTL_MS;
+        let (code, digest) = new_token();
+        let id = uuid_v4(machine::random());
+        let event = audit::Event::GrantCreated {
+            grant: id.clone(),
+            expires_at_ms,
+            by,
+        };
+        let mut inner = self.lock();
+        self.audit
+            .append(&event, audit::Durability::Synced)
+            .map_err(Fault::Audit)?;
+        let grants = &mut inner.grants.0;
+        if grants.len() >= limits::SIGN_IN_LINKS_MAX {
+            grants.pop_front();
+        }
+        grants.push_back(Grant {
+            id,
+            digest,
+            scopes,
+            expires_at_ms,
+        });
+        Ok(code)
+    }
+
+    /// The sign-in link with this digest, as admission judges it.
+    pub fn sign_in_link(&self, digest: &TokenDigest) -> Option<SignInLink> {
+        let inner = self.lock();
+        let grant = inner.grants.0.get(inner.grants.position(digest)?)?;
+        Some(SignInLink {
+            scopes: grant.scopes,
+            expires_at_ms: grant.expires_at_ms,
+            used: false,
+        })
+    }
+
+    /// Uses up a sign-in link for a device. `false` if another connection was faster.
+    pub fn spend_sign_in_link(
+        &self,
+        digest: &TokenDigest,
+        device: &DeviceId,
+        address: &str,
+    ) -> Result<bool, Fault> {
+        let mut inner = self.lock();
+        let Some(at) = inner.grants.position(digest) else {
+            return Ok(false);
+        };
+        let Some(grant) = inner.grants.0.remove(at) else {
+            return Ok(false);
+        };
+        let event = audit::Event::GrantUsed {
+            grant: grant.id,
+            device: device.as_str().into(),
+            address: address.to_owned(),
+        };
+        self.audit
+            .append(&event, audit::Durability::Synced)
+            .map_err(Fault::Audit)?;
+        Ok(true)
+    }
+
+    /// A misused sign-in link never works again.
+    pub fn burn_sign_in_link(&self, digest: &TokenDigest) {
+        let mut inner = self.lock();
+        if let Some(at) = inner.grants.position(digest) {
+            inner.grants.0.remove(at);
+        }
+    }
+
+    fn announce_device(
+        inner: &mut Inner,
+        request_id: &str,
+        device: &DeviceId,
+        decision: &'static str,
+    ) {
+        let event = DevicePairResolvedEvent {
+            request_id: request_id.to_owned(),
+            device_id: device.as_str().to_owned(),
+            decision: decision.into(),
+            ts: machine::now_ms(),
+        };
+        inner.connections.broadcast(
+            Audience::Operators(Scope::Pairing),
+            "device.pair.resolved",
+            &event,
+            None,
+        );
+    }
+}
+
+/// 32 random bytes as text, and what the record keeps of them.
+fn new_token() -> (Secret, TokenDigest) {
+    let token = URL_SAFE_NO_PAD.encode(machine::random::<32>());
+    let digest = TokenDigest::of(token.as_bytes());
+    (Secret::new(token), digest)
+}
+
+fn names(scopes: ScopeSet) -> Vec<String> {
+    scopes.to_wire().into_iter().map(str::to_owned).collect()
+}
+
+pub(super) fn pending_device(request: &DeviceRequest) -> PendingDevice {
+    PendingDevice {
+        request_id: request.request_id.clone(),
+        device_id: request.device_id.as_str().to_owned(),
+        public_key: request.public_key.clone(),
+        display_name: request.display_name.clone(),
+        platform: Some(
+            request
+                .platform_shown
+                .clone()
+                .unwrap_or_else(|| request.platform.clone()),
+        ),
+        device_family: request.device_family_shown.clone(),
+        client_id: Some(request.client_id.clone()),
+        client_mode: Some(request.client_mode.clone()),
+        browser_origin: request.browser_origin.clone(),
+        role: Some(request.role.as_str().to_owned()),
+        roles: Some(vec![request.role.as_str().to_owned()]),
+        scopes: Some(names(request.scopes)),
+        remote_ip: request.remote_ip.clone(),
+        silent: Some(false),
+        is_repair: Some(request.is_repair),
+        ts: request.ts_ms,
+    }
+}
+
+fn paired_device(inner: &Inner, device: &Device) -> PairedDevice {
+    let roles: Vec<String> = device
+        .roles
+        .iter()
+        .map(|role| role.as_str().to_owned())
+        .collect();
+    PairedDevice {
+        device_id: device.id.as_str().to_owned(),
+        public_key: device.public_key.clone(),
+        display_name: device.display_name.clone(),
+        label: device.label.clone(),
+        platform: Some(
+            device
+                .platform_shown
+                .clone()
+                .unwrap_or_else(|| device.platform.clone()),
+        ),
+        device_family: device.device_family_shown.clone(),
+        client_id: Some(device.client_id.clone()),
+        client_mode: Some(device.client_mode.clone()),
+        role: roles.first().cloned(),
+        roles,
+        scopes: names(device.scopes),
+        approved_via: Some(device.approved_via.as_str().to_owned()),
+        node_surface: None,
+        pending_node_surface: inner.pairing.surface_request(&device.id).map(|request| {
+            PendingNodeSurface {
+                request_id: request.request_id.clone(),
+                revision: None,
+                display_name: request.display_name.clone(),
+                platform: Some(request.platform.clone()),
+                version: Some(request.version.clone()),
+                device_family: request.device_family.clone(),
+                caps: request.caps.clone(),
+                commands: request.commands.clone(),
+                silent: request.silent.then_some(true),
+                ts: request.ts_ms,
+            }
+        }),
+        created_at_ms: device.created_at_ms,
+        approved_at_ms: device.approved_at_ms,
+        last_seen_at_ms: device.last_seen_at_ms,
+        last_seen_reason: device.last_seen_reason.clone(),
+        connected: Some(inner.connections.of_device(&device.id).next().is_some()),
+        tokens: device
+            .tokens
+            .iter()
+            .map(|token| DeviceTokenSummary {
+                role: token.role.as_str().to_owned(),
+                scopes: names(token.scopes),
+                created_at_ms: token.created_at_ms,
+                rotated_at_ms: token.rotated_at_ms,
+                revoked_at_ms: token.revoked_at_ms,
+                last_used_at_ms: token.last_used_at_ms,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,344 @@
+//! One command on one node: decided, recorded, sent, awaited.
+
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+
+use super::{Caller, Hub, Inner};
+use crate::audit::{self, Actor, Digest, Durability};
+use crate::base::{ConnId, DeviceId, Refusal, ids::uuid_v4, limits};
+use crate::machine;
+use crate::nodes::{self, CommandPolicy, Dispatched, Pending, Refused, Settled, Surface};
+use crate::rpc::encode;
+use crate::rpc::types::node::{
+    NodeInvokeCancelEvent, NodeInvokeProgressParams, NodeInvokeRequestEvent,
+};
+
+/// A command that someone wants run, after its scope was checked.
+#[derive(Clone, Debug)]
+pub struct Invoke {
+    pub node: DeviceId,
+    pub command: String,
+    /// The parameters as JSON text, relayed as they are.
+    pub params_json: Option<String>,
+    /// From the caller's request to the node's answer, in milliseconds.
+    pub timeout_ms: u64,
+    pub idempotency_key: String,
+    /// The command line, for the record of a `system.run`.
+    pub command_text: Option<String>,
+    /// The approval that permits it.
+    pub approval: Option<String>,
+    pub actor: Actor,
+}
+
+/// What a node answered.
+#[derive(Clone, Debug)]
+pub struct NodeResult {
+    /// The result as a JSON value.
+    pub payload: Option<Box<RawValue>>,
+    /// The same as the text that the node sent, if it sent text.
+    pub payload_json: Option<String>,
+}
+
+/// How long each part took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Timing {
+    /// From the request to the frame that left for the node.
+    pub queue: Duration,
+    /// From that frame to the node's answer.
+    pub execution: Duration,
+    pub total: Duration,
+}
+
+impl Timing {
+    fn since(asked_at: Instant, sent_at: Option<Instant>) -> Self {
+        let now = Instant::now();
+        let sent_at = sent_at.unwrap_or(now);
+        Self {
+            queue: sent_at - asked_at,
+            execution: now - sent_at,
+            total: now - asked_at,
+        }
+    }
+}
+
+/// The end of an invocation.
+#[derive(Debug)]
+pub struct Invoked {
+    pub id: String,
+    pub result: Result<NodeResult, Refused>,
+    pub timing: Timing,
+}
+
+pub(super) type Answer = Result<NodeResult, Refused>;
+
+/// Whoever waits for a node's answer.
+pub(super) type Waiter = oneshot::Sender<Answer>;
+
+/// What became of a node's result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ResultTaken {
+    Accepted,
+    /// Unknown, late, or from a session that does not own the invocation.
+    Ignored,
+    NodeMismatch,
+}
+
+/// Ends the invocation if its caller stops waiting: the node is told to stop.
+struct CancelOnDrop<'a> {
+    hub: &'a Hub,
+    id: &'a str,
+    armed: bool,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.hub.abandon(self.id);
+        }
+    }
+}
+
+impl Hub {
+    /// Runs a command on a node. Every refusal says whether the command was dispatched.
+    ///
+    /// Whether this node may run this command now is decided here, and recorded before the request goes out. A caller
+    /// that stops waiting cancels it.
+    pub async fn invoke(&self, invoke: Invoke) -> Invoked {
+        let asked_at = Instant::now();
+        let id = uuid_v4(machine::random());
+        let timeout_ms = invoke.timeout_ms.clamp(1, limits::INVOKE_TIMEOUT_MS_MAX);
+        let deadline = asked_at + Duration::from_millis(timeout_ms);
+        let answer = match self.dispatch(&id, &invoke, asked_at, timeout_ms) {
+            Ok(answer) => answer,
+            Err(refused) => {
+                self.record_refusal(&invoke, &refused);
+                return Invoked {
+                    id,
+                    result: Err(refused),
+                    timing: Timing::since(asked_at, None),
+                };
+            }
+        };
+        let sent_at = Instant::now();
+        let mut cancel = CancelOnDrop {
+            hub: self,
+            id: &id,
+            armed: true,
+        };
+        let result = match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(result)) => result,
+            // The waiter was dropped: the node's session has ended.
+            Ok(Err(_)) => Err(Refused::Disconnected {
+                command: invoke.command.clone(),
+            }),
+            Err(_) => {
+                self.abandon(&id);
+                Err(Refused::TimedOut { timeout_ms })
+            }
+        };
+        cancel.armed = false;
+        drop(cancel);
+        let timing = Timing::since(asked_at, Some(sent_at));
+        self.record_result(&id, &invoke.node, &result, timing, false);
+        Invoked { id, result, timing }
+    }
+
+    /// Decides, records and sends; afterwards only the node's answer, the deadline or a close ends it.
+    fn dispatch(
+        &self,
+        id: &str,
+        invoke: &Invoke,
+        asked_at: Instant,
+        timeout_ms: u64,
+    ) -> Result<oneshot::Receiver<Answer>, Refused> {
+        let mut inner = self.lock();
+        let conn = self.decide(&inner, &invoke.node, &invoke.command)?;
+        inner.invokes.has_room()?;
+        let outbox = inner
+            .connections
+            .outbox(&conn)
+            .cloned()
+            .ok_or(Refused::NotConnected)?;
+        let params = invoke.params_json.as_deref().unwrap_or_default();
+        let event = audit::Event::Dispatch {
+            invoke: id.to_owned(),
+            node: invoke.node.as_str().into(),
+            command: invoke.command.as_str().into(),
+            params_bytes: params.len() as u64,
+            params_sha256: Digest::of(params.as_bytes()),
+            command_text: invoke.command_text.as_deref().map(Into::into),
+            idempotency_key: invoke.idempotency_key.as_str().into(),
+            approval: invoke.approval.clone(),
+            caller: invoke.actor.clone(),
+        };
+        let receipt = self
+            .audit
+            .append(&event, Durability::Grouped)
+            .map_err(|error| {
+                tracing::error!(%error, "the audit log cannot be written; nothing is dispatched");
+                Refused::AuditUnavailable
+            })?;
+        let spent_ms = u64::try_from(asked_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let request = NodeInvokeRequestEvent {
+            id: id.to_owned(),
+            node_id: invoke.node.as_str().to_owned(),
+            command: invoke.command.clone(),
+            params_json: invoke.params_json.clone(),
+            timeout_ms: Some(timeout_ms.saturating_sub(spent_ms).max(1)),
+            idempotency_key: Some(invoke.idempotency_key.clone()),
+        };
+        let frame = encode::event("node.invoke.request", &request, None, None);
+        let (waiter, answer) = oneshot::channel();
+        inner.invokes.begin(Pending {
+            id: id.to_owned(),
+            node: invoke.node.clone(),
+            conn,
+            command: invoke.command.clone(),
+            waiter,
+        });
+        outbox.send_recorded(frame, &receipt);
+        Ok(answer)
+    }
+
+    /// Whether a node may run a command now, and over which session.
+    pub(super) fn decide(
+        &self,
+        inner: &Inner,
+        node: &DeviceId,
+        command: &str,
+    ) -> Result<ConnId, Refused> {
+        let device = inner.pairing.device(node).ok_or(Refused::UnknownNode)?;
+        let session = inner.registry.session(node);
+        let approved = inner.pairing.surface(node);
+        let surface = Surface {
+            declared: session.map(|session| session.declared_commands.as_slice()),
+            approved: approved.map(|surface| surface.commands.as_slice()),
+            pending_request: inner
+                .pairing
+                .surface_request(node)
+                .map(|request| request.request_id.as_str()),
+        };
+        nodes::decide(
+            &self.command_policy(node),
+            &device.platform,
+            surface,
+            command,
+        )?;
+        session
+            .map(|session| session.conn.clone())
+            .ok_or(Refused::NotConnected)
+    }
+
+    /// The Gateway's command policy as it stands for one node.
+    pub(super) fn command_policy(&self, node: &DeviceId) -> CommandPolicy {
+        let narrower = self
+            .settings
+            .per_node
+            .iter()
+            .find(|(id, _)| id == node)
+            .map(|(_, policy)| policy);
+        self.settings.commands.narrowed_by(narrower)
+    }
+
+    /// Ends an invocation without a result and tells the node to stop.
+    fn abandon(&self, id: &str) {
+        let mut inner = self.lock();
+        let Some(pending) = inner.invokes.abandon(id) else {
+            return;
+        };
+        if let Some(outbox) = inner.connections.outbox(&pending.conn) {
+            let cancel = NodeInvokeCancelEvent {
+                invoke_id: id.to_owned(),
+                node_id: pending.node.as_str().to_owned(),
+            };
+            outbox.send(encode::event("node.invoke.cancel", &cancel, None, None));
+        }
+    }
+
+    /// A node's session sent a result. Only the session that was asked may settle it.
+    pub fn node_result(
+        &self,
+        sender: &Caller,
+        id: &str,
+        claimed: &str,
+        answer: Answer,
+    ) -> ResultTaken {
+        let Some(node) = &sender.device else {
+            return ResultTaken::NodeMismatch;
+        };
+        let settled = self.lock().invokes.settle(id, claimed, node, &sender.conn);
+        match settled {
+            Settled::Done(pending) => {
+                // A caller that gave up in this very moment has its own record of it.
+                let _ = pending.waiter.send(answer);
+                ResultTaken::Accepted
+            }
+            Settled::NodeMismatch => ResultTaken::NodeMismatch,
+            Settled::Ignored => ResultTaken::Ignored,
+            Settled::Late => {
+                self.record_result(id, node, &answer, Timing::default(), true);
+                ResultTaken::Ignored
+            }
+        }
+    }
+
+    /// Progress of an invocation. Only duplex commands report any, and none is served, so it is only acknowledged.
+    pub fn node_progress(&self, sender: &Caller, given: &NodeInvokeProgressParams) -> ResultTaken {
+        if sender
+            .device
+            .as_ref()
+            .is_none_or(|node| node.as_str() != given.node_id)
+        {
+            return ResultTaken::NodeMismatch;
+        }
+        match self.lock().invokes.owned_by(&given.invoke_id, &sender.conn) {
+            Some(_) => ResultTaken::Accepted,
+            None => ResultTaken::Ignored,
+        }
+    }
+
+    fn record_refusal(&self, invoke: &Invoke, refused: &Refused) {
+        let event = audit::Event::DispatchRefused {
+            node: invoke.node.as_str().into(),
+            command: invoke.command.as_str().into(),
+            rule: refused.log_field(),
+            caller: invoke.actor.clone(),
+        };
+        self.record_after_the_fact(&event);
+    }
+
+    fn record_result(
+        &self,
+        id: &str,
+        node: &DeviceId,
+        result: &Answer,
+        timing: Timing,
+        late: bool,
+    ) {
+        let refused = result.as_ref().err();
+        let dispatched = match refused.map_or(Dispatched::Yes, Refused::dispatched) {
+            Dispatched::No => audit::Dispatched::No,
+            Dispatched::Yes => audit::Dispatched::Yes,
+            Dispatched::Unknown => audit::Dispatched::Unknown,
+        };
+        let event = audit::Event::DispatchResult {
+            invoke: id.to_owned(),
+            node: node.as_str().into(),
+            dispatched,
+            ok: refused.is_none(),
+            category: refused.map(|refused| refused.category().as_str()),
+            total_ms: u64::try_from(timing.total.as_millis()).unwrap_or(u64::MAX),
+            late,
+        };
+        self.record_after_the_fact(&event);
+    }
+
+    /// A record of what has already happened: if it cannot be written, the log's own alarm says so.
+    pub(super) fn record_after_the_fact(&self, event: &audit::Event) {
+        if let Err(error) = self.audit.append(event, Durability::Grouped) {
+            tracing::error!(%error, "an outcome could not be recorded");
+        }
+    }
+}

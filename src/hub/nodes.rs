@@ -1,0 +1,309 @@
+//! Nodes as operators see them, and the approval of what they offer.
+
+use super::{Audience, Caller, Denied, Hub, Inner};
+use crate::audit;
+use crate::auth::scope::{Role, Scope};
+use crate::base::DeviceId;
+use crate::machine;
+use crate::nodes::{ApprovalState, Refused};
+use crate::pairing::{Device, Surface, SurfaceRequest, required_scopes};
+use crate::rpc::encode;
+use crate::rpc::types::node::{
+    HostStats, NodeApprovalState, NodeEntry, NodePairList, NodePairResolvedEvent, PairedNode,
+    PendingNode,
+};
+
+/// Whether one node would run one command now.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    pub id: DeviceId,
+    pub name: String,
+    pub online: bool,
+    /// The commands that would run now.
+    pub callable: Vec<String>,
+    pub pending_request: Option<String>,
+}
+
+impl Hub {
+    /// Every node, ordered by id.
+    pub fn node_list(&self) -> Vec<NodeEntry> {
+        let inner = self.lock();
+        inner
+            .pairing
+            .nodes()
+            .map(|device| self.node_entry(&inner, device))
+            .collect()
+    }
+
+    pub fn node_describe(&self, id: &str) -> Result<NodeEntry, Refused> {
+        let inner = self.lock();
+        let device = DeviceId::parse(id)
+            .and_then(|id| inner.pairing.device(&id).cloned())
+            .filter(|device| device.roles.contains(&Role::Node))
+            .ok_or(Refused::UnknownNode)?;
+        Ok(self.node_entry(&inner, &device))
+    }
+
+    /// Nodes as the agent needs them: names and what is callable.
+    pub fn node_views(&self) -> Vec<NodeView> {
+        let inner = self.lock();
+        inner
+            .pairing
+            .nodes()
+            .map(|device| {
+                let entry = self.node_entry(&inner, device);
+                NodeView {
+                    id: device.id.clone(),
+                    name: device.name().to_owned(),
+                    online: entry.connected,
+                    callable: if entry.connected {
+                        entry.commands
+                    } else {
+                        Vec::new()
+                    },
+                    pending_request: entry.pending_request_id,
+                }
+            })
+            .collect()
+    }
+
+    /// Why a node would not run a command now; `None` if it would.
+    pub fn why_not(&self, node: &DeviceId, command: &str) -> Option<Refused> {
+        self.decide(&self.lock(), node, command).err()
+    }
+
+    pub fn node_pair_list(&self) -> NodePairList {
+        let inner = self.lock();
+        NodePairList {
+            pending: inner
+                .pairing
+                .surface_requests()
+                .into_iter()
+                .map(pending_node)
+                .collect(),
+            paired: inner
+                .pairing
+                .surfaces()
+                .map(|surface| paired_node(surface, inner.pairing.device(&surface.node)))
+                .collect(),
+        }
+    }
+
+    /// An operator lets a node offer what it declared, or a subset of it.
+    pub fn approve_surface(
+        &self,
+        caller: &Caller,
+        request_id: &str,
+        subset: Option<&[String]>,
+    ) -> Result<PairedNode, Denied> {
+        let mut inner = self.lock();
+        let now_ms = machine::now_ms();
+        let (surface, changes) =
+            inner
+                .pairing
+                .approve_surface(&caller.approver(), request_id, subset, now_ms)?;
+        let event = audit::Event::PairingApproved {
+            request: request_id.to_owned(),
+            stage: audit::Stage::Surface,
+            device: surface.node.as_str().into(),
+            scopes: Vec::new(),
+            commands: surface
+                .commands
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
+            by: caller.actor.clone(),
+        };
+        self.commit(&mut inner, &event, changes)?;
+        Self::announce_surface(&mut inner, request_id, &surface.node, "approved");
+        Ok(paired_node(&surface, inner.pairing.device(&surface.node)))
+    }
+
+    pub fn reject_surface(&self, caller: &Caller, request_id: &str) -> Result<DeviceId, Denied> {
+        let mut inner = self.lock();
+        let (node, changes) = inner.pairing.reject_surface(request_id)?;
+        let event = audit::Event::PairingRejected {
+            request: request_id.to_owned(),
+            stage: audit::Stage::Surface,
+            device: node.as_str().into(),
+            by: caller.actor.clone(),
+        };
+        self.commit(&mut inner, &event, changes)?;
+        Self::announce_surface(&mut inner, request_id, &node, "rejected");
+        Ok(node)
+    }
+
+    /// Takes back what a node may offer. Its session stays, and nothing on it is callable.
+    pub fn remove_surface(&self, caller: &Caller, node: &str) -> Result<DeviceId, Denied> {
+        let mut inner = self.lock();
+        let (node, changes) = inner.pairing.remove_surface(&caller.approver(), node)?;
+        let event = audit::Event::PolicyChanged {
+            policy: format!("node surface {node}"),
+            before_sha256: None,
+            after_sha256: audit::Digest::of(b"[]"),
+            summary: "removed".into(),
+            by: caller.actor.clone(),
+        };
+        self.commit(&mut inner, &event, changes)?;
+        Self::announce_surface(&mut inner, "", &node, "removed");
+        Ok(node)
+    }
+
+    pub fn rename_node(&self, caller: &Caller, node: &str, name: &str) -> Result<Device, Denied> {
+        let mut inner = self.lock();
+        let (device, changes) = inner.pairing.rename_node(node, name)?;
+        let event = audit::Event::DeviceRenamed {
+            device: device.id.as_str().into(),
+            name: name.into(),
+            by: caller.actor.clone(),
+        };
+        self.commit(&mut inner, &event, changes)?;
+        Ok(device)
+    }
+
+    /// The request by which a node's surface waits for an operator.
+    pub fn surface_pending(&self, node: &DeviceId) -> Option<String> {
+        self.lock()
+            .pairing
+            .surface_request(node)
+            .map(|request| request.request_id.clone())
+    }
+
+    /// A node measured itself.
+    pub fn node_stats(&self, node: &DeviceId, mut stats: HostStats) {
+        stats.updated_at_ms = Some(machine::now_ms());
+        let mut inner = self.lock();
+        inner.registry.measured(node, stats);
+    }
+
+    /// Tells operators, and the node itself, what became of its surface.
+    fn announce_surface(
+        inner: &mut Inner,
+        request_id: &str,
+        node: &DeviceId,
+        decision: &'static str,
+    ) {
+        let event = NodePairResolvedEvent {
+            request_id: request_id.to_owned(),
+            node_id: node.as_str().to_owned(),
+            decision: decision.into(),
+            ts: machine::now_ms(),
+        };
+        if let Some(outbox) = inner
+            .registry
+            .session(node)
+            .and_then(|session| inner.connections.outbox(&session.conn))
+        {
+            outbox.send(encode::event("node.pair.resolved", &event, None, None));
+        }
+        inner.connections.broadcast(
+            Audience::Operators(Scope::Pairing),
+            "node.pair.resolved",
+            &event,
+            None,
+        );
+    }
+
+    fn node_entry(&self, inner: &Inner, device: &Device) -> NodeEntry {
+        let id = &device.id;
+        let session = inner.registry.session(id);
+        let surface = inner.pairing.surface(id);
+        let request = inner.pairing.surface_request(id);
+        let approved = surface.map_or(&[][..], |surface| surface.commands.as_slice());
+        let policy = self.command_policy(id);
+        let effective = approved.iter().filter(|command| {
+            let declared =
+                session.is_none_or(|session| session.declared_commands.contains(command));
+            declared && policy.check(&device.platform, command).is_ok()
+        });
+        let state = match (surface, request) {
+            (Some(_), None) => ApprovalState::Approved,
+            (Some(_), Some(_)) => ApprovalState::PendingReapproval,
+            (None, Some(_)) => ApprovalState::PendingApproval,
+            (None, None) => ApprovalState::Unapproved,
+        };
+        NodeEntry {
+            node_id: id.as_str().to_owned(),
+            display_name: device.label.clone().or_else(|| device.display_name.clone()),
+            platform: Some(
+                device
+                    .platform_shown
+                    .clone()
+                    .unwrap_or_else(|| device.platform.clone()),
+            ),
+            version: session
+                .map(|session| session.version.clone())
+                .or_else(|| surface.map(|surface| surface.version.clone())),
+            client_id: Some(device.client_id.clone()),
+            client_mode: Some(device.client_mode.clone()),
+            device_family: device.device_family_shown.clone(),
+            caps: surface.map_or_else(Vec::new, |surface| surface.caps.clone()),
+            commands: effective.cloned().collect(),
+            node_plugin_tools: session.map(|_| Vec::new()),
+            path_env: session.and_then(|session| session.path_env.clone()),
+            host_stats: inner.registry.stats(id).cloned(),
+            approval_state: Some(match state {
+                ApprovalState::Approved => NodeApprovalState::Approved,
+                ApprovalState::PendingApproval => NodeApprovalState::PendingApproval,
+                ApprovalState::PendingReapproval => NodeApprovalState::PendingReapproval,
+                ApprovalState::Unapproved => NodeApprovalState::Unapproved,
+            }),
+            pending_request_id: request.map(|request| request.request_id.clone()),
+            pending_declared_caps: request.map(|request| request.caps.clone()),
+            pending_declared_commands: request.map(|request| request.commands.clone()),
+            connected_at_ms: session.map(|session| session.connected_at_ms),
+            last_connected_at_ms: session.map(|session| session.connected_at_ms),
+            last_seen_at_ms: device.last_seen_at_ms,
+            last_seen_reason: device.last_seen_reason.clone(),
+            approved_at_ms: Some(
+                surface.map_or(device.approved_at_ms, |surface| surface.approved_at_ms),
+            ),
+            paired: true,
+            connected: session.is_some(),
+            ..NodeEntry::default()
+        }
+    }
+}
+
+pub(super) fn pending_node(request: &SurfaceRequest) -> PendingNode {
+    PendingNode {
+        request_id: request.request_id.clone(),
+        node_id: request.node.as_str().to_owned(),
+        client_id: Some(request.client_id.clone()),
+        client_mode: Some(request.client_mode.clone()),
+        display_name: request.display_name.clone(),
+        platform: Some(request.platform.clone()),
+        version: Some(request.version.clone()),
+        device_family: request.device_family.clone(),
+        caps: request.caps.clone(),
+        commands: request.commands.clone(),
+        required_approve_scopes: required_scopes(&request.commands)
+            .to_wire()
+            .into_iter()
+            .map(Into::into)
+            .collect(),
+        silent: request.silent.then_some(true),
+        ts: request.ts_ms,
+    }
+}
+
+fn paired_node(surface: &Surface, device: Option<&Device>) -> PairedNode {
+    PairedNode {
+        node_id: surface.node.as_str().to_owned(),
+        client_id: Some(surface.client_id.clone()),
+        client_mode: Some(surface.client_mode.clone()),
+        display_name: device
+            .map(|device| device.name().to_owned())
+            .or_else(|| surface.display_name.clone()),
+        platform: Some(surface.platform.clone()),
+        version: Some(surface.version.clone()),
+        device_family: surface.device_family.clone(),
+        caps: surface.caps.clone(),
+        commands: surface.commands.clone(),
+        created_at_ms: surface.created_at_ms,
+        approved_at_ms: surface.approved_at_ms,
+        last_seen_at_ms: device.and_then(|device| device.last_seen_at_ms),
+        last_seen_reason: device.and_then(|device| device.last_seen_reason.clone()),
+        ..PairedNode::default()
+    }
+}

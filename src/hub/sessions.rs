@@ -1,0 +1,261 @@
+//! Sessions come and go.
+
+use super::{Hub, Outbox, connections::Audience};
+use crate::audit::{self, Actor, Durability};
+use crate::auth::Admitted;
+use crate::auth::scope::{Role, Scope, ScopeSet};
+use crate::base::{ConnId, DeviceId, ids::uuid_v4};
+use crate::machine;
+use crate::nodes::NodeSession;
+use crate::pairing::{Approver, SurfaceFacts};
+use crate::rpc::types::connect::ClientInfo;
+use crate::rpc::types::presence::{PresenceEntry, StateVersion};
+
+/// Who calls, as every handler needs to know. Made only from an `Admitted`.
+#[derive(Clone)]
+pub struct Caller {
+    pub conn: ConnId,
+    pub role: Role,
+    pub scopes: ScopeSet,
+    pub device: Option<DeviceId>,
+    /// As the audit log names the caller.
+    pub actor: Actor,
+    /// The client has the capability `tool-events`.
+    pub tool_events: bool,
+    pub outbox: Outbox,
+}
+
+impl Caller {
+    /// The caller as someone who decides about pairing.
+    pub fn approver(&self) -> Approver {
+        Approver {
+            scopes: self.scopes,
+            device: self.device.clone(),
+        }
+    }
+
+    /// What names the caller across its connections: its device, or else this connection.
+    pub fn key(&self) -> &str {
+        self.device
+            .as_ref()
+            .map_or(self.conn.as_str(), DeviceId::as_str)
+    }
+}
+
+/// What a node says that it offers.
+#[derive(Clone, Debug, Default)]
+pub struct NodeDeclaration {
+    pub caps: Vec<String>,
+    pub commands: Vec<String>,
+    pub path_env: Option<String>,
+    /// Whether its device was paired silently by this very connect.
+    pub newly_paired: bool,
+}
+
+/// What a connection said of itself and how it came.
+#[derive(Clone, Debug)]
+pub struct SessionFacts {
+    pub client: ClientInfo,
+    /// The client's address, as ingress found it; absent on the admin socket.
+    pub address: Option<String>,
+    pub path: String,
+    pub node: NodeDeclaration,
+}
+
+impl Hub {
+    /// Enters an admitted connection into the house. A node's older session is closed.
+    pub fn open_session(
+        &self,
+        conn: &ConnId,
+        admitted: &Admitted,
+        actor: Actor,
+        facts: SessionFacts,
+        outbox: &Outbox,
+    ) -> Result<Caller, super::Fault> {
+        let now_ms = machine::now_ms();
+        let caller = Caller {
+            conn: conn.clone(),
+            role: admitted.role(),
+            scopes: admitted.scopes(),
+            device: admitted.device().cloned(),
+            actor: actor.clone(),
+            tool_events: facts.node.caps.iter().any(|cap| cap == "tool-events"),
+            outbox: outbox.clone(),
+        };
+        let event = audit::Event::Admitted {
+            actor,
+            role: caller.role.as_str().to_owned(),
+            scopes: caller
+                .scopes
+                .to_wire()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            path: facts.path.clone(),
+        };
+        self.audit
+            .append(&event, Durability::Grouped)
+            .map_err(super::Fault::Audit)?;
+        let mut inner = self.lock();
+        inner.connections.open(&caller);
+        if let Some(device) = &caller.device {
+            inner.pairing.seen(device, "connect", now_ms);
+        }
+        if caller.role == Role::Node {
+            self.attach_node(&mut inner, &caller, facts, now_ms)?;
+        }
+        Ok(caller)
+    }
+
+    /// Takes an ended connection out. What it was asked and did not answer is answered now.
+    pub fn close_session(&self, caller: &Caller, reason: &str) {
+        let mut inner = self.lock();
+        inner.connections.close(&caller.conn);
+        // The waiters are dropped outside the lock; each learns that its node has gone.
+        let unanswered = inner.invokes.disconnected(&caller.conn);
+        if caller.role == Role::Node
+            && let Some(node) = &caller.device
+            && let Some(session) = inner.registry.detach(node, &caller.conn)
+        {
+            let now_ms = machine::now_ms();
+            inner.pairing.seen(node, "disconnect", now_ms);
+            inner.presence.leave(node, now_ms);
+            inner.announce_presence();
+            tracing::info!(node = %session.node, %reason, "node offline");
+        }
+        drop(inner);
+        drop(unanswered);
+    }
+
+    /// The presence list for a `hello-ok` or `system-presence`, with its version. Nodes see none of it.
+    pub fn presence(&self, caller: &Caller) -> (Vec<PresenceEntry>, StateVersion) {
+        let inner = self.lock();
+        let version = inner.presence.version();
+        if caller.role == Role::Operator && caller.scopes.allows(Scope::Read) {
+            (inner.presence.list(), version)
+        } else {
+            (Vec::new(), version)
+        }
+    }
+
+    /// Ends every connection of a device in one role, or in any.
+    pub(super) fn close_device(
+        inner: &super::Inner,
+        device: &DeviceId,
+        role: Option<Role>,
+        reason: &str,
+    ) {
+        for (_, connection) in inner.connections.of_device(device) {
+            if role.is_none_or(|role| role == connection.caller.role) {
+                connection.outbox.close(4001, reason);
+            }
+        }
+    }
+
+    fn attach_node(
+        &self,
+        inner: &mut super::Inner,
+        caller: &Caller,
+        facts: SessionFacts,
+        now_ms: u64,
+    ) -> Result<(), super::Fault> {
+        let Some(node) = caller.device.clone() else {
+            return Ok(());
+        };
+        let client = facts.client;
+        let record = inner.pairing.device(&node);
+        let platform = record.map_or_else(String::new, |device| device.platform.clone());
+        let display_name = client.display_name.clone();
+        let permitted: Vec<String> = facts
+            .node
+            .commands
+            .iter()
+            .filter(|command| self.command_policy(&node).check(&platform, command).is_ok())
+            .cloned()
+            .collect();
+        let (request, changes) = inner.pairing.declare(
+            SurfaceFacts {
+                node: node.clone(),
+                display_name: display_name.clone(),
+                platform: platform.clone(),
+                device_family: client.device_family.clone(),
+                version: client.version.clone(),
+                client_id: client.id.as_str().to_owned(),
+                client_mode: client.mode.as_str().to_owned(),
+                caps: facts.node.caps.clone(),
+                commands: permitted,
+                silent: facts.node.newly_paired,
+            },
+            uuid_v4(machine::random()),
+            now_ms,
+        );
+        if let Some(request) = &request {
+            let event = audit::Event::PairingRequested {
+                request: request.request_id.clone(),
+                stage: audit::Stage::Surface,
+                device: node.as_str().into(),
+                role: Role::Node.as_str().to_owned(),
+                scopes: Vec::new(),
+                commands: request
+                    .commands
+                    .iter()
+                    .map(|name| name.as_str().into())
+                    .collect(),
+                address: facts.address.clone().unwrap_or_default(),
+            };
+            self.commit(inner, &event, changes)?;
+            let audience = Audience::Operators(Scope::Pairing);
+            let pending = super::nodes::pending_node(request);
+            inner
+                .connections
+                .broadcast(audience, "node.pair.requested", &pending, None);
+        } else if !changes.is_empty() {
+            let event = audit::Event::PairingExpired {
+                request: String::new(),
+                stage: audit::Stage::Surface,
+                device: node.as_str().into(),
+            };
+            self.commit(inner, &event, changes)?;
+        }
+        let attached = inner.registry.attach(NodeSession {
+            node: node.clone(),
+            conn: caller.conn.clone(),
+            display_name: display_name.clone(),
+            platform,
+            device_family: client.device_family.clone(),
+            version: client.version.clone(),
+            client_id: client.id.as_str().to_owned(),
+            client_mode: client.mode.as_str().to_owned(),
+            path_env: facts.node.path_env,
+            declared_caps: facts.node.caps,
+            declared_commands: facts.node.commands,
+            connected_at_ms: now_ms,
+        });
+        if let Some(older) = attached.replaced
+            && let Some(outbox) = inner.connections.outbox(&older)
+        {
+            outbox.close(4000, "replaced by a newer session of this device");
+        }
+        inner
+            .presence
+            .join(&node, display_name.as_deref(), &client, now_ms);
+        inner.announce_presence();
+        tracing::info!(node = %node, conn = %caller.conn, "node online");
+        Ok(())
+    }
+}
+
+impl super::Inner {
+    pub(super) fn announce_presence(&mut self) {
+        let event = crate::rpc::types::presence::PresenceEvent {
+            presence: self.presence.list(),
+        };
+        let version = self.presence.version();
+        self.connections.broadcast(
+            Audience::Operators(Scope::Read),
+            "presence",
+            &event,
+            Some(version),
+        );
+    }
+}

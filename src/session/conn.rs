@@ -1,0 +1,201 @@
+//! From the first frame to the last.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::door::Door;
+use super::handshake::{self, Ended, malformed};
+use super::preauth::PreauthPermit;
+use crate::base::{ConnId, limits};
+use crate::control::{Answer, Control};
+use crate::hub::{Caller, Outbox, OutboxReader, Taken};
+use crate::ingress::Attributed;
+use crate::machine;
+use crate::net::WsIo;
+use crate::rpc::{self, ErrorShape, Frame, encode};
+use crate::ws::Event;
+
+/// Serves one upgraded socket until it ends, whoever ends it.
+///
+/// The place among connections that have not authenticated is given back as soon as this one has.
+pub async fn run<S>(
+    mut io: WsIo<S>,
+    attributed: Attributed,
+    door: Arc<Door>,
+    control: Arc<Control>,
+    place: PreauthPermit,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let id = ConnId::from_random(machine::random());
+    let deadline = Instant::now() + limits::HANDSHAKE_TIMEOUT;
+    let handshake = async {
+        tokio::select! {
+            () = place.evicted() => Err(Ended::quietly(1013, "too many connections before authentication")),
+            ended = timeout_at(deadline, handshake::perform(&mut io, &id, attributed, &door, &control)) => {
+                // A silent caller is closed as the reference does it: 1000, without a reason.
+                ended.unwrap_or_else(|_| Err(Ended::quietly(1000, "")))
+            }
+        }
+    }
+    .await;
+    drop(place);
+    match handshake {
+        Ok(opened) => {
+            io.set_message_bytes_max(limits::MESSAGE_BYTES_MAX);
+            let reason = converse(
+                &mut io,
+                &opened.caller,
+                &opened.outbox,
+                opened.reader,
+                &control,
+            )
+            .await;
+            control.hub.close_session(&opened.caller, &reason);
+            tracing::info!(conn = %id, %reason, "session ended");
+        }
+        Err(ended) => {
+            if let Some(frame) = ended.frame {
+                io.queue_text(frame.as_bytes());
+            }
+            io.close(ended.code, &ended.reason);
+            tracing::info!(conn = %id, code = ended.code, reason = %ended.reason, "connect refused");
+        }
+    }
+    drain(&mut io).await;
+}
+
+/// Writes what is queued and waits for the peer's half of the close handshake, for a bounded time.
+async fn drain<S: AsyncRead + AsyncWrite + Unpin>(io: &mut WsIo<S>) {
+    let end = async {
+        if io.flush().await.is_ok() {
+            while !matches!(io.receive().await, Ok(Event::Close { .. }) | Err(_)) {}
+            let _ = io.flush().await;
+        }
+    };
+    let _ = tokio::time::timeout(limits::CLOSE_TIMEOUT, end).await;
+}
+
+/// The authenticated part. Ends with the reason, for the record.
+async fn converse<S>(
+    io: &mut WsIo<S>,
+    caller: &Caller,
+    outbox: &Outbox,
+    reader: OutboxReader,
+    control: &Arc<Control>,
+) -> String
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let calls = Arc::new(Semaphore::new(limits::CALLS_PER_CONNECTION_MAX));
+    let mut last_heard = Instant::now();
+    let mut next_ping = last_heard + limits::PING_INTERVAL;
+    let mut refused = 0_u32;
+    loop {
+        let writable = io.buffered_bytes() < WRITE_AHEAD_BYTES;
+        tokio::select! {
+            event = io.receive() => {
+                last_heard = Instant::now();
+                match event {
+                    Ok(Event::Text(text)) => {
+                        if dispatch(&text, caller, outbox, control, &calls) == Accepted::No {
+                            refused += 1;
+                            if refused >= limits::UNAUTHORIZED_CALLS_MAX {
+                                outbox.close(1008, "repeated unauthorized calls");
+                            }
+                        }
+                    }
+                    Ok(Event::Binary(_)) => outbox.close(1003, "binary frames are not part of the protocol"),
+                    Ok(Event::Ping(_) | Event::Pong(_)) => {}
+                    Ok(Event::Close { code, .. }) => {
+                        return format!("closed by peer ({})", code.unwrap_or(1005));
+                    }
+                    Err(error) => return format!("socket: {error}"),
+                }
+            }
+            taken = reader.take(), if writable => match taken {
+                Taken::Frames(frames) => {
+                    for frame in frames {
+                        io.queue_text_owned(frame);
+                    }
+                }
+                Taken::Close(farewell) => {
+                    io.close(farewell.code, &farewell.reason);
+                    return format!("closed by us ({}): {}", farewell.code, farewell.reason);
+                }
+            },
+            () = sleep_until(next_ping) => {
+                let now = Instant::now();
+                if now.duration_since(last_heard) >= limits::SILENCE_TIMEOUT {
+                    io.close(1001, "no sign of life");
+                    return "no sign of life".to_owned();
+                }
+                io.queue_ping();
+                next_ping = now + limits::PING_INTERVAL;
+            }
+        }
+    }
+}
+
+/// What may wait inside the codec before the outbox is read again, in bytes.
+const WRITE_AHEAD_BYTES: usize = 256 * 1024;
+
+/// Whether a frame was one that this caller may send.
+#[derive(PartialEq, Eq)]
+enum Accepted {
+    Yes,
+    No,
+}
+
+/// Answers one frame now, or starts the call that will answer it through the outbox.
+fn dispatch(
+    text: &str,
+    caller: &Caller,
+    outbox: &Outbox,
+    control: &Arc<Control>,
+    calls: &Arc<Semaphore>,
+) -> Accepted {
+    let request = match rpc::decode(text) {
+        Ok(Frame::Request(request)) => request,
+        Ok(Frame::Response(_) | Frame::Event(_)) => {
+            let error = ErrorShape::invalid_request(
+                "invalid request frame: at /type: must be equal to constant",
+            );
+            outbox.send(encode::refusal("invalid", &error));
+            return Accepted::No;
+        }
+        Err(error) => {
+            outbox.send(malformed(&error));
+            return Accepted::No;
+        }
+    };
+    match control.call(caller, &request) {
+        Answer::Now(frame) => {
+            outbox.send(frame);
+            Accepted::Yes
+        }
+        Answer::Unauthorized(frame) => {
+            outbox.send(frame);
+            Accepted::No
+        }
+        Answer::Later(call) => {
+            let Ok(permit) = Arc::clone(calls).try_acquire_owned() else {
+                let limit = limits::CALLS_PER_CONNECTION_MAX;
+                let error = ErrorShape::unavailable(format!(
+                    "{limit} calls of this connection are under way"
+                ));
+                outbox.send(encode::refusal(&request.id, &error.with_retryable(true)));
+                return Accepted::Yes;
+            };
+            let outbox = outbox.clone();
+            tokio::spawn(async move {
+                outbox.send(call.await);
+                drop(permit);
+            });
+            Accepted::Yes
+        }
+    }
+}

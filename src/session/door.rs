@@ -1,0 +1,248 @@
+//! The door: what admission may ask for, and the effects of its verdict.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::auth::admission::{
+    self, Admission, AdmissionRefusal, Admitted, Answer, ApprovedVia, Enrolment, Fact, Pend,
+    Refused, SharedSecret, Step, Verdict,
+};
+use crate::auth::rate_limit::{Class, LimitKey, Limiter, LimiterSettings};
+use crate::auth::scope::Role;
+use crate::auth::whois::Whois;
+use crate::hub::{Denied, Hub, Issued};
+use crate::ingress::{Attributed, Client};
+use crate::machine;
+use crate::pairing::{self, DeviceFacts};
+use crate::rpc::types::connect::ConnectParams;
+
+/// Where the configured secret comes from. Asked at every attempt, so that a rotated secret counts at once.
+pub trait SecretSource: Send + Sync {
+    fn shared_secret(&self) -> SharedSecret;
+}
+
+/// Who may come in, with all that it takes to find out.
+pub struct Door {
+    settings: admission::Settings,
+    secret: Box<dyn SecretSource>,
+    limiter: Mutex<Limiter>,
+}
+
+/// An admitted connection, and the token that it is issued.
+pub struct Entry {
+    pub admitted: Admitted,
+    pub issued: Option<Issued>,
+    pub newly_paired: bool,
+}
+
+/// A connection that stays outside.
+pub struct TurnedAway {
+    pub refusal: AdmissionRefusal,
+    /// How long the answer is held back.
+    pub late: Duration,
+    _waiting: Option<Waiting>,
+}
+
+/// Counts a held-back answer until it is given or its socket is gone.
+struct Waiting {
+    door: Arc<Door>,
+    key: LimitKey,
+    class: Class,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.door.limiter().answered(&self.key, self.class);
+    }
+}
+
+impl Door {
+    pub fn new(
+        settings: admission::Settings,
+        secret: Box<dyn SecretSource>,
+        limiter: LimiterSettings,
+    ) -> Self {
+        Self {
+            settings,
+            secret,
+            limiter: Mutex::new(Limiter::new(limiter)),
+        }
+    }
+
+    pub fn settings(&self) -> &admission::Settings {
+        &self.settings
+    }
+
+    /// Takes one `connect` from its facts to its verdict and lets the verdict take effect.
+    pub fn admit(
+        self: &Arc<Self>,
+        hub: &Hub,
+        attributed: Attributed,
+        connect: ConnectParams,
+        nonce: &str,
+    ) -> Result<Entry, Box<TurnedAway>> {
+        let exempt = attributed.is_direct_local();
+        let mut admission = Admission::new(
+            self.settings.clone(),
+            attributed,
+            connect,
+            nonce,
+            machine::now_ms(),
+        );
+        let verdict = loop {
+            match admission.step() {
+                Step::Need(fact) => admission.answer(self.look_up(hub, fact)),
+                Step::Done(verdict) => break *verdict,
+            }
+        };
+        match verdict {
+            Verdict::Admit(admitted) => self.enter(hub, admitted),
+            Verdict::Pend(pend) => Err(Box::new(TurnedAway {
+                refusal: file(hub, &pend),
+                late: Duration::ZERO,
+                _waiting: None,
+            })),
+            Verdict::Refuse(refused) => Err(Box::new(self.turn_away(hub, refused, exempt))),
+        }
+    }
+
+    fn look_up(&self, hub: &Hub, fact: Fact) -> Answer {
+        match fact {
+            Fact::Limit { key, class, exempt } => {
+                Answer::Limit(self.limiter().check(Instant::now(), &key, class, exempt))
+            }
+            Fact::SharedSecret => Answer::SharedSecret(self.secret.shared_secret()),
+            Fact::Device(id) => Answer::Device(hub.known_device(&id)),
+            Fact::SignInLink(digest) => Answer::SignInLink(hub.sign_in_link(&digest)),
+            // The listener that carries Tailscale identities is not served yet, so nobody can vouch for one.
+            Fact::Whois(_) => Answer::Whois(Whois::Failed),
+        }
+    }
+
+    /// The effects of an admission, in the order in which they must happen: link spent, device paired, token issued.
+    fn enter(&self, hub: &Hub, admitted: Admitted) -> Result<Entry, Box<TurnedAway>> {
+        if let Some((key, class)) = admitted.success() {
+            self.limiter().success(key, *class);
+        }
+        let refuse = |refusal| {
+            Box::new(TurnedAway {
+                refusal,
+                late: Duration::ZERO,
+                _waiting: None,
+            })
+        };
+        if let Some(link) = admitted.spent_link() {
+            let spent = admitted.device().is_some_and(|device| {
+                hub.spend_sign_in_link(link, device, &address(admitted.from()))
+                    .unwrap_or(false)
+            });
+            if !spent {
+                return Err(refuse(AdmissionRefusal::SignInLinkInvalid));
+            }
+        }
+        let mut newly_paired = false;
+        if let Enrolment::Approve { ask, via } = admitted.enrolment() {
+            let (via, rule) = match via {
+                ApprovedVia::Owner => (pairing::ApprovedVia::Owner, "owner"),
+                ApprovedVia::Silent => (pairing::ApprovedVia::Silent, "direct local caller"),
+                ApprovedVia::SignInLink => (pairing::ApprovedVia::Bootstrap, "sign-in link"),
+            };
+            if let Err(denied) = hub.pair_device(device_facts(ask), via, rule) {
+                log_fault("pairing", &denied);
+                return Err(refuse(AdmissionRefusal::PairingQueueFull));
+            }
+            newly_paired = true;
+        }
+        let issued = match (admitted.issues_token(), admitted.device()) {
+            (true, Some(device)) => match hub.issue_device_token(device, admitted.role()) {
+                Ok(issued) => issued,
+                Err(fault) => {
+                    log_fault("issuing a device token", &Denied::Fault(fault));
+                    return Err(refuse(AdmissionRefusal::Starting));
+                }
+            },
+            _ => None,
+        };
+        Ok(Entry {
+            admitted,
+            issued,
+            newly_paired,
+        })
+    }
+
+    fn turn_away(self: &Arc<Self>, hub: &Hub, refused: Refused, exempt: bool) -> TurnedAway {
+        if let Some(link) = &refused.burnt_link {
+            hub.burn_sign_in_link(link);
+        }
+        let Some((key, class)) = refused.failure else {
+            return TurnedAway {
+                refusal: refused.refusal,
+                late: Duration::ZERO,
+                _waiting: None,
+            };
+        };
+        let late = self.limiter().failure(Instant::now(), &key, class, exempt);
+        let waiting = Waiting {
+            door: Arc::clone(self),
+            key,
+            class,
+        };
+        TurnedAway {
+            refusal: refused.refusal,
+            late,
+            _waiting: Some(waiting),
+        }
+    }
+
+    fn limiter(&self) -> MutexGuard<'_, Limiter> {
+        // Counters are whole after every call, so a panic elsewhere does not spoil them.
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn file(hub: &Hub, pend: &Pend) -> AdmissionRefusal {
+    match hub.file_device_request(device_facts(&pend.ask)) {
+        Ok(request) => pend.refusal(&request.request_id),
+        Err(fault) => {
+            log_fault("filing a pairing request", &Denied::Fault(fault));
+            AdmissionRefusal::PairingQueueFull
+        }
+    }
+}
+
+fn device_facts(ask: &admission::Ask) -> DeviceFacts {
+    let client = &ask.client;
+    DeviceFacts {
+        id: ask.device.clone(),
+        public_key: ask.public_key.to_wire(),
+        display_name: client.display_name.clone(),
+        platform: crate::auth::device::pinned_metadata(Some(&client.platform)),
+        device_family: crate::auth::device::pinned_metadata(client.device_family.as_deref()),
+        platform_shown: Some(client.platform.clone()),
+        device_family_shown: client.device_family.clone(),
+        client_id: client.id.as_str().to_owned(),
+        client_mode: client.mode.as_str().to_owned(),
+        role: ask.role,
+        scopes: match ask.role {
+            Role::Operator => ask.scopes,
+            Role::Node => crate::auth::scope::ScopeSet::NONE,
+        },
+        remote_ip: match ask.from {
+            Client::Ip(ip) if !ip.is_loopback() => Some(ip.to_string()),
+            Client::Ip(_) | Client::Local => None,
+        },
+        browser_origin: ask.browser_origin.clone(),
+    }
+}
+
+/// A client's address for the record.
+pub(super) fn address(client: Client) -> String {
+    match client {
+        Client::Ip(ip) => ip.to_string(),
+        Client::Local => "local".to_owned(),
+    }
+}
+
+fn log_fault(what: &str, denied: &Denied) {
+    tracing::error!(error = %denied, "{what} failed");
+}
