@@ -86,3 +86,7 @@ pub const NODE_SURFACE_NAME_BYTES_MAX: usize = 128;
 pub const DEVICE_LABEL_CHARS_MAX: usize = 64;
 /// A display name, version or other word that a device says about itself, in characters; the rest is cut.
 pub const DEVICE_TEXT_CHARS_MAX: usize = 128;
+/// How long a sign-in link works (B1).
+pub const SIGN_IN_LINK_TTL: Duration = Duration::from_secs(600);
+/// Calls in a row that a session's role or scopes forbid, before it is closed (R7).
+pub const UNAUTHORIZED_CALLS_MAX: u32 = 20;

@@ -1063,6 +1063,17 @@ fn b1_an_expired_or_unknown_link_is_refused() {
 }
 
 #[test]
+fn b1_b3_links_are_minted_by_admins_for_ten_minutes() {
+    let read = ScopeSet::from_wire(&["operator.read"]);
+    for maker in [&["operator.pairing"][..], &["operator.write"], &[]] {
+        assert!(SignInLink::mint(ScopeSet::from_wire(maker), read, NOW_MS).is_err());
+    }
+    let link = SignInLink::mint(ScopeSet::all(), read, NOW_MS).unwrap();
+    assert_eq!(link.expires_at_ms - NOW_MS, 600_000);
+    assert!(!link.used);
+}
+
+#[test]
 fn b2_a_link_works_once_and_misuse_burns_it() {
     let used = SignInLink {
         used: true,
