@@ -1293,6 +1293,8 @@ fn a_stale_control_ui_is_told_to_reload() {
     let mut params = page(&[]);
     params["auth"] = good();
     params["client"]["buildId"] = "build-1".into();
+    let _ = it.pends(&key(1).sign(params.clone()));
+    it.pair(&key(1), Role::Operator, &[], None);
     let refusal = it.refused(&key(1).sign(params.clone())).refusal;
     recorded(
         &refusal,
@@ -1302,7 +1304,7 @@ fn a_stale_control_ui_is_told_to_reload() {
     );
     assert_eq!(refusal.error().unwrap().retryable, Some(false));
     params["client"]["buildId"] = "build-2".into();
-    let _ = it.pends(&key(1).sign(params));
+    let _ = it.admitted(&key(1).sign(params));
 }
 
 #[test]
