@@ -134,8 +134,6 @@ pub const HISTORY_MESSAGES_MAX: usize = 1000;
 pub const PRESENCE_GONE_MAX: usize = 64;
 /// Single-use sign-in links that may be open at once.
 pub const SIGN_IN_LINKS_MAX: usize = 16;
-/// How long a sign-in link lives, in milliseconds (ten minutes).
-pub const SIGN_IN_LINK_TTL_MS: u64 = 600_000;
 /// Capabilities that a node may declare.
 pub const NODE_CAPS_MAX: usize = 64;
 /// Commands that a node may declare.
