@@ -46,6 +46,7 @@ const BROWSER_SCOPES: [Scope; 3] = [Scope::Read, Scope::Write, Scope::Approvals]
 
 /// Starts a Gateway and a node, and proves the way from a message to a command and back.
 pub fn run(args: &QuickstartArgs) -> Result<(), Failure> {
+    serve::log_to_stderr(tracing::Level::WARN);
     serve::runtime()?.block_on(prove_and_serve(args))
 }
 
