@@ -308,12 +308,11 @@ async fn say(client: &Client, mut events: Events) -> Result<(), Failure> {
             .unwrap_or("no output");
         return Err(hop(7, "the command on the node", &printable(text)));
     }
-    for output in tool.result["content"][0]["text"]
-        .as_str()
-        .unwrap_or_default()
-        .trim_end()
-        .lines()
-    {
+    for output in command_output(
+        tool.result["content"][0]["text"]
+            .as_str()
+            .unwrap_or_default(),
+    ) {
         line(&format!("  output      {}", printable(output)));
     }
     line(&format!(
@@ -321,6 +320,15 @@ async fn say(client: &Client, mut events: Events) -> Result<(), Failure> {
         details["queueMs"], details["executionMs"], details["durationMs"]
     ));
     Ok(())
+}
+
+/// What the command printed: the fenced part of the tool's text, as the chat shows it.
+fn command_output(text: &str) -> impl Iterator<Item = &str> {
+    let fenced = text
+        .lines()
+        .skip_while(|line| !line.starts_with("```"))
+        .skip(1);
+    fenced.take_while(|line| !line.starts_with("```"))
 }
 
 /// What the agent did with a tool.
@@ -381,4 +389,19 @@ fn last_line(log: &Path) -> String {
 
 fn short(node: &NodeView) -> &str {
     &node.id.as_str()[..12]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_output_is_what_stands_in_the_fence() {
+        let text = "node (abc): exit code 0 (queue 0 ms)\n```\nLinux host\nsecond\n```";
+        assert_eq!(
+            command_output(text).collect::<Vec<_>>(),
+            ["Linux host", "second"]
+        );
+        assert_eq!(command_output("no fence").count(), 0);
+    }
 }
