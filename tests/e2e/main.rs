@@ -8,6 +8,8 @@
     reason = "helpers of tests are tests, which clippy.toml cannot see"
 )]
 
+mod handshake;
+mod origin;
 mod restart;
 #[allow(
     dead_code,

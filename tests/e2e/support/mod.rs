@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(crate) use connect::{ADMIN, Connect};
 pub(crate) use device::{Device, Form};
 pub(crate) use gateway::{Gateway, PASSWORD, Setup, free_port, program};
-pub(crate) use http::{Answer, exchange, get, upgrade_request};
+pub(crate) use http::{Answer, exchange, get, read_answer, upgrade_request};
 pub(crate) use peer::{Peer, Received, WireError};
 
 /// How long a test waits for anything before it fails. It guards against hanging and measures nothing.
