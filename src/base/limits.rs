@@ -81,6 +81,8 @@ pub const UNAUTHORIZED_CALLS_MAX: u32 = 20;
 
 /// Devices that may be paired.
 pub const DEVICES_MAX: usize = 4096;
+/// Device requests that may wait for an operator; the oldest gives way.
+pub const PAIRING_REQUESTS_MAX: usize = 64;
 /// How long a device request waits, in milliseconds (an hour).
 pub const PAIRING_REQUEST_TTL_MS: u64 = 3_600_000;
 /// Characters of a name that an operator gives to a device or node.

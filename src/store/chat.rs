@@ -140,6 +140,21 @@ impl Store {
         })
     }
 
+    /// Whether a session holds a message with this idempotency key.
+    pub fn has_message(
+        &self,
+        session_key: &str,
+        idempotency_key: &str,
+    ) -> Result<bool, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare(
+                    "SELECT 1 FROM chat_messages WHERE session_key = ? AND idempotency_key = ?",
+                )?
+                .exists([session_key, idempotency_key])
+        })
+    }
+
     /// A session by its key.
     pub fn session(&self, key: &str) -> Result<Option<ChatSession>, StoreError> {
         Ok(self

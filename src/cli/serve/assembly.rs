@@ -1,10 +1,6 @@
-//! The Gateway as one process: its parts, joined.
+//! The parts of a Gateway, joined.
 //!
 //! Each part knows only traits of its own; here they get the hub, the store and the clock.
-
-mod secret;
-mod tools;
-mod transcript;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,6 +9,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::secret::Secrets;
+use super::{tools, transcript};
 use crate::agent::{self, Agent};
 use crate::audit::{self, AuditLog, Durability};
 use crate::auth::admission;
@@ -29,8 +27,6 @@ use crate::net::{BindError, bind};
 use crate::nodes::CommandPolicy;
 use crate::session::Door;
 use crate::store::{Store, StoreError};
-
-pub use secret::Secrets;
 
 /// What a Gateway is started with; `config` and `quickstart` fill it in.
 pub struct GatewaySettings {

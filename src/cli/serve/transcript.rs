@@ -70,6 +70,16 @@ impl Transcript for StoredTranscript {
         })
     }
 
+    fn has_message(
+        &self,
+        key: &SessionKey,
+        idempotency_key: &str,
+    ) -> Result<bool, TranscriptError> {
+        self.0
+            .has_message(key.as_str(), idempotency_key)
+            .map_err(fault)
+    }
+
     fn page(&self, key: &SessionKey, limit: usize, offset: usize) -> Result<Page, TranscriptError> {
         let (messages, total) = self
             .0

@@ -1,0 +1,174 @@
+//! `gateway run`: from the configuration to a Gateway that serves until it is told to stop.
+
+mod assembly;
+mod secret;
+mod tools;
+mod transcript;
+
+use std::time::Duration;
+
+pub use assembly::{Gateway, GatewaySettings, StartError};
+pub use secret::Secrets;
+
+use super::exit::{Exit, Failure};
+use super::output;
+use crate::auth::admission;
+use crate::auth::rate_limit::LimiterSettings;
+use crate::base::DeviceId;
+use crate::config::{CommandRules, ExecMode, SecretKind, ServerFlags, Settings};
+use crate::exec::policy::Mode;
+use crate::ingress;
+use crate::ingress::{Host, Origin};
+use crate::nodes::CommandPolicy;
+
+/// How long a command of the agent may run when the configuration names no time (half an hour, as the reference).
+const EXEC_TIMEOUT: Duration = Duration::from_secs(1800);
+/// How long one turn of the agent may take when the configuration names no time.
+const TURN_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Runs the Gateway until it is told to stop.
+pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
+    let settings = gateway_settings(settings, flags)?;
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let gateway = Gateway::start(settings)
+            .await
+            .map_err(|error| not_started(&error))?;
+        output::note(&format!(
+            "portcullis {} listens on 127.0.0.1:{} (and ::1), admin socket {}",
+            crate::control::VERSION,
+            gateway.port,
+            gateway.admin_socket.display()
+        ));
+        let reason = stop_signal().await;
+        output::note(&format!("stopping: {reason}"));
+        gateway.stop(reason).await;
+        Ok(())
+    })
+}
+
+/// The runtime of every long-lived command.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Failure::new(
+                Exit::Temporary,
+                format!("cannot start the runtime: {error}"),
+            )
+        })
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub(super) async fn stop_signal() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return "interrupted";
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => "interrupted",
+        _ = terminate.recv() => "terminated",
+    }
+}
+
+/// A Gateway that did not start: 78 for what a restart cannot cure, 75 for what it can (decision 17).
+pub(super) fn not_started(error: &StartError) -> Failure {
+    let exit = match error {
+        StartError::Bind(_) => Exit::Temporary,
+        StartError::Store(store) if store.is_temporary() => Exit::Temporary,
+        StartError::Store(_) | StartError::Audit(_) | StartError::Hub(_) => Exit::Config,
+    };
+    Failure::new(exit, error.to_string())
+}
+
+fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewaySettings, Failure> {
+    let server = settings.server(flags)?;
+    for warning in &settings.warnings {
+        output::note(&format!("warning: {} has no effect here", warning.setting));
+    }
+    let gateway = &settings.gateway;
+    let auth = &gateway.auth;
+    Ok(GatewaySettings {
+        state_dir: settings.paths.own.clone(),
+        config_path: Some(settings.paths.config.clone()),
+        port: settings.port(flags.port)?,
+        admission: admission::Settings {
+            mode: match server.secret.kind {
+                SecretKind::Token => admission::Mode::Token,
+                SecretKind::Password => admission::Mode::Password,
+            },
+            // Only the managed Serve listener could carry an identity, and it is not served yet.
+            allow_tailscale: false,
+            local_operator_scopes: auth.local_operator_scopes,
+            auto_approve_local: gateway.nodes.auto_approve_local,
+            control_ui_build: None,
+        },
+        limiter: LimiterSettings::new(
+            f64::from(auth.rate_limit.max_attempts),
+            auth.rate_limit.window.as_secs_f64() * 1000.0,
+            auth.rate_limit.lockout.as_secs_f64() * 1000.0,
+        )
+        .map_err(|error| {
+            Failure::new(
+                Exit::Config,
+                format!("{} must be positive, not {}", error.setting, error.got),
+            )
+        })?,
+        secrets: Secrets::configured(server.secret, settings.resolver.clone()),
+        ingress: ingress_settings(settings)?,
+        commands: policy(&gateway.nodes.commands),
+        per_node: gateway
+            .nodes
+            .entries
+            .iter()
+            .filter_map(|(id, rules)| Some((DeviceId::parse(id)?, policy(rules))))
+            .collect(),
+        exec_mode: match settings.exec.mode {
+            ExecMode::Deny => Mode::Deny,
+            ExecMode::Allowlist => Mode::Allowlist,
+            ExecMode::Ask => Mode::Ask,
+            ExecMode::Full => Mode::Full,
+        },
+        exec_timeout: settings.exec.timeout.unwrap_or(EXEC_TIMEOUT),
+        turn_timeout: settings.agent.timeout.unwrap_or(TURN_TIMEOUT),
+    })
+}
+
+/// What the main listener trusts. A host or origin that cannot be read is refused by name, never left out.
+fn ingress_settings(settings: &Settings) -> Result<ingress::Settings, Failure> {
+    let gateway = &settings.gateway;
+    let unreadable = |setting: &str, got: &str| {
+        Failure::new(Exit::Config, format!("{setting}: {got:?} cannot be read"))
+    };
+    Ok(ingress::Settings {
+        trusted_proxies: gateway.trusted_proxies.clone(),
+        allow_real_ip: gateway.allow_real_ip_fallback,
+        allowed_origins: gateway
+            .control_ui
+            .allowed_origins
+            .iter()
+            .map(|text| {
+                Origin::parse(text)
+                    .ok_or_else(|| unreadable("gateway.controlUi.allowedOrigins", text))
+            })
+            .collect::<Result<_, _>>()?,
+        public_hosts: gateway
+            .public_hosts
+            .iter()
+            .map(|text| Host::parse(text).ok_or_else(|| unreadable("gateway.publicHosts", text)))
+            .collect::<Result<_, _>>()?,
+        allow_plaintext_from: gateway.allow_plaintext_from.clone(),
+        admin_uid: rustix::process::geteuid().as_raw(),
+        ..ingress::Settings::default()
+    })
+}
+
+fn policy(rules: &CommandRules) -> CommandPolicy {
+    CommandPolicy {
+        allow: rules.allow.clone().unwrap_or_default(),
+        deny: rules.deny.clone(),
+        only: None,
+    }
+}

@@ -1,0 +1,261 @@
+//! `system.run`: this machine's own word on a command, and its execution.
+//!
+//! In: parameters as the Gateway wrote them. Out: exit code and output, or a refusal. Attacker controls: all of the
+//! parameters. Bounds: as `exec::plan`, `exec::env` and `process` say. Errors: `NodeError`; a program that cannot be
+//! started is a result with `error` and without `exitCode`, as in the reference.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::process::{self, End, Spec};
+use super::{Context, Host, NodeError, blocking, payload, prepare};
+use crate::base::limits::INVOKE_TIMEOUT_MS_MAX;
+use crate::exec::env::{self, Overrides};
+use crate::exec::plan::check_argv;
+use crate::exec::{Decision, Mode, Plan, PolicySnapshot, argv_text, shell};
+
+/// The exit code of a command whose time was up, as `timeout(1)` has it.
+const EXIT_TIMED_OUT: i32 = 124;
+
+/// Parameters of `system.run` and `system.run.prepare`. Fields that we do not know are passed over.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Params {
+    #[serde(default)]
+    command: serde_json::Value,
+    raw_command: Option<String>,
+    system_run_plan: Option<Plan>,
+    pub(super) cwd: Option<String>,
+    #[serde(default)]
+    env: Option<Overrides>,
+    timeout_ms: Option<u64>,
+    pub(super) agent_id: Option<String>,
+    pub(super) session_key: Option<String>,
+    pub(super) security: Option<String>,
+    pub(super) ask: Option<String>,
+    approved: Option<bool>,
+    approval_decision: Option<String>,
+    approval_source: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RunResult {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    timed_out: bool,
+    success: bool,
+    stdout: String,
+    stderr: String,
+    error: Option<String>,
+}
+
+impl RunResult {
+    fn not_started(error: String) -> Self {
+        Self {
+            exit_code: None,
+            timed_out: false,
+            success: false,
+            stdout: String::new(),
+            stderr: String::new(),
+            error: Some(error),
+        }
+    }
+}
+
+impl Params {
+    pub(super) fn parse(params_json: &str) -> Result<Self, NodeError> {
+        serde_json::from_str(params_json)
+            .map_err(|_| NodeError::invalid("INVALID_REQUEST: params malformed"))
+    }
+
+    /// The argument vector, once it, its text and its environment are in order.
+    pub(super) fn command(&self) -> Result<Vec<String>, NodeError> {
+        let argv: Vec<String> = Deserialize::deserialize(&self.command)
+            .map_err(|_| NodeError::invalid("INVALID_REQUEST: command required"))?;
+        check_argv(&argv)
+            .map_err(|error| NodeError::invalid(format!("INVALID_REQUEST: {error}")))?;
+        if let Some(raw) = &self.raw_command {
+            let is_inner = shell::inline_text(&argv) == Some(raw);
+            if !is_inner && *raw != argv_text::render(&argv) {
+                return Err(NodeError::invalid(
+                    "INVALID_REQUEST: rawCommand does not match command",
+                ));
+            }
+        }
+        if let Some(overrides) = &self.env {
+            env::check(overrides)
+                .map_err(|refused| NodeError::invalid(format!("SYSTEM_RUN_DENIED: {refused}")))?;
+        }
+        Ok(argv)
+    }
+}
+
+/// A command's directory: its own, against the host's if it is relative.
+pub(super) fn absolute_cwd(host: &Host, cwd: Option<&str>) -> PathBuf {
+    match cwd.filter(|cwd| !cwd.trim().is_empty()) {
+        Some(cwd) => host.cwd.join(cwd),
+        None => host.cwd.clone(),
+    }
+}
+
+pub(super) async fn run(params_json: &str, context: &Context) -> Result<String, NodeError> {
+    let host = &context.host;
+    let params = Params::parse(params_json)?;
+    let argv = params.command()?;
+    let claims_approval = permit(host.mode, &params, &argv)?;
+    let _slot = host.slot()?;
+    let started = {
+        let host = Arc::clone(host);
+        blocking(move || resolve(&host, params, argv, claims_approval)).await??
+    };
+    let spec = match started {
+        Ok(spec) => spec,
+        Err(why) => return payload(&RunResult::not_started(why)),
+    };
+    let (end, output) = match process::run(spec, context.cancelled.clone()).await {
+        Ok(ended) => ended,
+        Err(error) => return payload(&RunResult::not_started(error.to_string())),
+    };
+    let (exit_code, error) = match end {
+        End::Cancelled => return Err(NodeError::cancelled()),
+        End::TimedOut => (Some(EXIT_TIMED_OUT), None),
+        End::Exited(status) => (status.code(), ended_by_signal(status)),
+    };
+    payload(&RunResult {
+        exit_code,
+        timed_out: end == End::TimedOut,
+        success: exit_code == Some(0),
+        stdout: output.stdout,
+        stderr: output.stderr,
+        error,
+    })
+}
+
+fn ended_by_signal(status: std::process::ExitStatus) -> Option<String> {
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status)?;
+    Some(format!("ended by signal {signal}"))
+}
+
+/// Whether this machine lets the command run, and whether it does so on an approval. Nothing has been touched yet.
+fn permit(mode: Mode, params: &Params, argv: &[String]) -> Result<bool, NodeError> {
+    let claims_approval = params.approved == Some(true) || params.approval_decision.is_some();
+    if claims_approval && params.approval_source.is_some() {
+        return Err(NodeError::invalid(
+            "INVALID_REQUEST: approvalSource cannot be combined with an explicit approval",
+        ));
+    }
+    match mode {
+        Mode::Deny => return Err(NodeError::denied("security=deny")),
+        // We keep no allowlist yet, so nothing is on it.
+        Mode::Allowlist => return Err(NodeError::denied("allowlist miss")),
+        Mode::Ask if !claims_approval => return Err(NodeError::denied("approval required")),
+        Mode::Full if !claims_approval => return Ok(false),
+        Mode::Ask | Mode::Full => {}
+    }
+    let decision = params.approval_decision.as_deref().map(Decision::parse);
+    // `approved` without a decision says too little for a host that asks. A word that is no consent is a veto even
+    // where nobody needs to be asked (the reference runs the command there).
+    let consents = match decision {
+        Some(decision) => decision.allows() && params.approved == Some(true),
+        None => mode == Mode::Full,
+    };
+    if !consents {
+        return Err(NodeError::denied("approval required"));
+    }
+    let plan = params
+        .system_run_plan
+        .as_ref()
+        .filter(|plan| matches(plan, params, argv))
+        .ok_or_else(|| {
+            NodeError::invalid("INVALID_REQUEST: explicit approval requires matching systemRunPlan")
+        })?;
+    let Some(snapshot) = &plan.policy_snapshot else {
+        return Err(NodeError::invalid(
+            "INVALID_REQUEST: delayed approval requires a prepared policy snapshot",
+        ));
+    };
+    if *snapshot != PolicySnapshot::of(mode) {
+        return Err(NodeError::denied(
+            "exec approval policy changed; request approval again",
+        ));
+    }
+    Ok(true)
+}
+
+fn matches(plan: &Plan, params: &Params, argv: &[String]) -> bool {
+    plan.argv == argv
+        && plan.command_text == argv_text::render(argv)
+        && plan.cwd.is_some()
+        && plan.cwd == params.cwd
+        && plan.agent_id == params.agent_id
+        && plan.session_key == params.session_key
+}
+
+/// Looks the command up on the disk. The inner error is for a result that says why nothing was started.
+fn resolve(
+    host: &Host,
+    params: Params,
+    argv: Vec<String>,
+    claims_approval: bool,
+) -> Result<Result<Spec, String>, NodeError> {
+    let cwd = absolute_cwd(host, params.cwd.as_deref());
+    if claims_approval {
+        check_files(params.system_run_plan.as_ref(), &argv, &cwd)?;
+    }
+    if !cwd.is_dir() {
+        return Ok(Err(format!(
+            "working directory does not exist: {}",
+            cwd.display()
+        )));
+    }
+    let Some(program) = host.find_program(&argv[0], &cwd) else {
+        return Ok(Err(format!(
+            "command not found or not executable: {}",
+            argv_text::render(&argv[..1])
+        )));
+    };
+    let mut env = host.env.clone();
+    for (name, value) in params.env.unwrap_or_default() {
+        env.push((OsString::from(name), OsString::from(value)));
+    }
+    // As in the reference, 0 is no limit of the command's own; the invocation's deadline stands.
+    let timeout = params
+        .timeout_ms
+        .filter(|ms| *ms > 0)
+        .map(|ms| Duration::from_millis(ms.min(INVOKE_TIMEOUT_MS_MAX)));
+    Ok(Ok(Spec {
+        program,
+        argv,
+        cwd,
+        env,
+        timeout,
+    }))
+}
+
+/// What was approved must still be what is on the disk: the directory not swapped for a link, the file not edited.
+///
+/// Between this and the start of the program lies a moment in which a file can still change; one who can write it then
+/// needs no approval of ours to run things as this user.
+fn check_files(plan: Option<&Plan>, argv: &[String], cwd: &Path) -> Result<(), NodeError> {
+    if !argv[0].starts_with('/') {
+        // A bare name that was nowhere when it was approved may be somewhere now.
+        return Err(NodeError::denied("approval requires an absolute program"));
+    }
+    if std::fs::canonicalize(cwd).ok().as_deref() != Some(cwd) {
+        return Err(NodeError::denied("approval cwd changed before execution"));
+    }
+    let approved = plan.and_then(|plan| plan.mutable_file_operand.as_ref());
+    let present = prepare::file_operand(argv, cwd)?;
+    match (approved, present) {
+        (None, Some(_)) => Err(NodeError::denied("approval missing script operand binding")),
+        (approved, present) if approved != present.as_ref() => Err(NodeError::denied(
+            "approval script operand changed before execution",
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,164 @@
+//! `system.run.prepare`: says exactly what `system.run` would do, so that it can be approved.
+//!
+//! In: a command as somebody wrote it. Out: a plan: program and directory as they are on this machine, the digest of the
+//! file that runs, the policy of the moment. Attacker controls: the parameters, and files that the user may write.
+//! Bounds: `EXEC_OPERAND_BYTES_MAX` of one file is hashed. Errors: `NodeError`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use ring::digest::{Context as Digest, SHA256};
+use serde::Serialize;
+
+use super::execute::{Params, absolute_cwd};
+use super::{Host, NodeError, blocking, payload};
+use crate::base::ids::hex_lower;
+use crate::base::limits::EXEC_OPERAND_BYTES_MAX;
+use crate::exec::{FileOperand, Mode, Plan, PolicySnapshot, argv_text, shell};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    plan: Plan,
+    exec_policy: ExecPolicy,
+    allow_always_coverage: Coverage,
+}
+
+#[derive(Serialize)]
+struct ExecPolicy {
+    security: &'static str,
+    ask: &'static str,
+}
+
+/// What an allow-always would cover. We keep no such rules, so it covers nothing.
+#[derive(Serialize)]
+struct Coverage {
+    complete: bool,
+    patterns: [(); 0],
+}
+
+pub(super) async fn prepare(params_json: &str, host: &Arc<Host>) -> Result<String, NodeError> {
+    let params = Params::parse(params_json)?;
+    let argv = params.command()?;
+    let asked = match (&params.security, &params.ask) {
+        (None, None) => Mode::Full,
+        (security, ask) => Mode::from_legacy(security.as_deref(), ask.as_deref(), None)
+            .map_err(|error| NodeError::invalid(format!("INVALID_REQUEST: {error}")))?,
+    };
+    let mode = host.mode.merge(asked);
+    if mode == Mode::Deny {
+        return Err(NodeError::denied("security=deny"));
+    }
+    // As the reference: only one who asks with the freest words, of a host that agrees, gets the command as written.
+    let says_so = params.security.is_some() && params.ask.is_some();
+    let pin = !(mode == Mode::Full && says_so);
+    let _slot = host.slot()?;
+    let host = Arc::clone(host);
+    let plan = blocking(move || plan(&host, &params, argv, pin)).await??;
+    let (security, ask) = mode.legacy();
+    payload(&Answer {
+        plan,
+        exec_policy: ExecPolicy { security, ask },
+        allow_always_coverage: Coverage {
+            complete: false,
+            patterns: [],
+        },
+    })
+}
+
+fn plan(host: &Host, params: &Params, mut argv: Vec<String>, pin: bool) -> Result<Plan, NodeError> {
+    let cwd = absolute_cwd(host, params.cwd.as_deref());
+    let cwd = fs::canonicalize(cwd)
+        .ok()
+        .filter(|cwd| cwd.is_dir())
+        .and_then(|cwd| cwd.into_os_string().into_string().ok())
+        .ok_or_else(|| {
+            NodeError::invalid("SYSTEM_RUN_DENIED: approval requires an existing canonical cwd")
+        })?;
+    let preview = shell::inline_text(&argv).map(str::to_owned);
+    let mut operand = None;
+    if pin {
+        // A program that is not there stays as written; running it will say so.
+        if let Some(program) = host
+            .find_program(&argv[0], Path::new(&cwd))
+            .and_then(|path| path.into_os_string().into_string().ok())
+        {
+            argv[0] = program;
+        }
+        operand = file_operand(&argv, Path::new(&cwd))?;
+    }
+    Ok(Plan {
+        command_text: argv_text::render(&argv),
+        argv,
+        cwd: Some(cwd),
+        command_preview: preview,
+        agent_id: params.agent_id.clone(),
+        session_key: params.session_key.clone(),
+        mutable_file_operand: operand,
+        policy_snapshot: Some(PolicySnapshot::of(host.mode)),
+    })
+}
+
+/// The file whose content decides what argv does: an interpreter's script, otherwise the program itself.
+///
+/// `sh -c TEXT` has none, as the text is all there is. A file that cannot be read or is too large has no digest, so
+/// what runs it cannot be approved.
+pub(super) fn file_operand(argv: &[String], cwd: &Path) -> Result<Option<FileOperand>, NodeError> {
+    if shell::inline_text(argv).is_some() {
+        return Ok(None);
+    }
+    let mut index = 0;
+    if argv
+        .first()
+        .is_some_and(|program| shell::runs_files(program))
+    {
+        let script = argv.iter().skip(1).position(|arg| cwd.join(arg).is_file());
+        index = script.map_or(0, |at| at + 1);
+    }
+    let Some(arg) = argv.get(index) else {
+        return Ok(None);
+    };
+    let path = cwd.join(arg);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let unbound = || NodeError::denied("approval cannot safely bind this file");
+    let sha256 = file_sha256(&path).ok_or_else(unbound)?;
+    let path = path.into_os_string().into_string().map_err(|_| unbound())?;
+    Ok(Some(FileOperand {
+        argv_index: index,
+        path,
+        sha256,
+    }))
+}
+
+fn file_sha256(path: &Path) -> Option<String> {
+    // Without `NONBLOCK` a FIFO that was put in the file's place would hold the thread for ever.
+    let file: File = OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut digest = Digest::new(&SHA256);
+    let mut piece = vec![0; 64 * 1024];
+    let mut file = file.take(EXEC_OPERAND_BYTES_MAX + 1);
+    let mut total: u64 = 0;
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(bytes) => {
+                digest.update(&piece[..bytes]);
+                total += bytes as u64;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    (total <= EXEC_OPERAND_BYTES_MAX).then(|| hex_lower(digest.finish().as_ref()))
+}

@@ -1,0 +1,633 @@
+//! Real processes of this machine. They need `sh`, and what POSIX puts beside it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::base::limits::{EXEC_OUTPUT_BYTES_MAX, EXEC_WHICH_NAMES_MAX};
+
+struct Machine {
+    dir: tempfile::TempDir,
+    host: Arc<Host>,
+}
+
+impl Machine {
+    fn new(mode: Mode) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let cwd = fs::canonicalize(dir.path()).unwrap();
+        let mut settings = Settings::of_process(mode).unwrap();
+        settings.cwd = cwd;
+        settings
+            .env
+            .push(("OPENCLAW_GATEWAY_TOKEN".into(), "secret".into()));
+        Self {
+            dir,
+            host: Arc::new(Host::new(settings)),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        fs::canonicalize(self.dir.path()).unwrap().join(name)
+    }
+
+    fn script(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    async fn call(&self, command: &str, params: Value) -> Result<Value, NodeError> {
+        let (_canceller, cancelled) = cancellation();
+        let context = Context {
+            host: Arc::clone(&self.host),
+            cancelled,
+        };
+        let payload = handle(command, Some(&params.to_string()), &context).await?;
+        Ok(serde_json::from_str(&payload).unwrap())
+    }
+
+    async fn sh(&self, script: &str, timeout_ms: u64) -> Value {
+        let params = json!({"command": ["sh", "-c", script], "timeoutMs": timeout_ms});
+        self.call("system.run", params).await.unwrap()
+    }
+
+    async fn refused(&self, params: Value) -> (&'static str, String) {
+        let error = self.call("system.run", params).await.unwrap_err();
+        (error.code, error.message)
+    }
+}
+
+/// A zombie has ended; who reaps it is init's affair.
+fn is_running(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
+        !matches!(state, Some(b'Z' | b'X'))
+    })
+}
+
+async fn assert_ends(pid: &str) {
+    let started = Instant::now();
+    while is_running(pid) {
+        assert!(started.elapsed() < Duration::from_secs(5), "{pid} lives");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn content(path: &Path) -> String {
+    let started = Instant::now();
+    loop {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        if text.ends_with('\n') {
+            return text.trim().to_owned();
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "nothing written"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_command_answers_as_recorded() {
+    let machine = Machine::new(Mode::Full);
+    let (_canceller, cancelled) = cancellation();
+    let context = Context {
+        host: Arc::clone(&machine.host),
+        cancelled,
+    };
+    let params = r#"{"command":["echo","hello"],"runId":"3a00038e-f275-4bfe-9cc6-96ab97730402"}"#;
+    assert_eq!(
+        handle("system.run", Some(params), &context).await.unwrap(),
+        r#"{"exitCode":0,"timedOut":false,"success":true,"stdout":"hello\n","stderr":"","error":null}"#
+    );
+}
+
+#[tokio::test]
+async fn arguments_reach_no_shell() {
+    let machine = Machine::new(Mode::Full);
+    let params = json!({"command": ["printf", "%s|", "$HOME", "a b", "", "*", ";id"]});
+    let result = machine.call("system.run", params).await.unwrap();
+    assert_eq!(result["stdout"], "$HOME|a b||*|;id|");
+}
+
+#[tokio::test]
+async fn both_streams_the_code_the_directory_and_no_input() {
+    let machine = Machine::new(Mode::Full);
+    fs::create_dir(machine.path("sub")).unwrap();
+    let params = json!({
+        "command": ["sh", "-c", "cat; pwd; echo $FOO >&2; echo \"[$OPENCLAW_GATEWAY_TOKEN]\"; exit 3"],
+        "cwd": "sub",
+        "env": {"FOO": "bar"},
+    });
+    let result = machine.call("system.run", params).await.unwrap();
+    let pwd = machine.path("sub");
+    assert_eq!(result["stdout"], format!("{}\n[]\n", pwd.display()));
+    assert_eq!(result["stderr"], "bar\n");
+    assert_eq!(
+        (&result["exitCode"], &result["success"]),
+        (&json!(3), &json!(false))
+    );
+}
+
+#[tokio::test]
+async fn a_gigabyte_of_output_costs_its_head() {
+    let machine = Machine::new(Mode::Full);
+    let result = machine.sh("yes | head -c 1073741824", 60_000).await;
+    let stdout = result["stdout"].as_str().unwrap();
+    assert_eq!(result["exitCode"], 0);
+    assert!(stdout.len() < EXEC_OUTPUT_BYTES_MAX + 100);
+    let note = format!(
+        "... {} bytes more ... (truncated)",
+        1_073_741_824 - EXEC_OUTPUT_BYTES_MAX
+    );
+    assert!(stdout.ends_with(&note), "{}", &stdout[stdout.len() - 60..]);
+}
+
+#[tokio::test]
+async fn a_flood_that_never_ends_has_a_time() {
+    let machine = Machine::new(Mode::Full);
+    let result = machine.sh("yes >&2 & yes", 100).await;
+    assert_eq!(
+        (&result["exitCode"], &result["timedOut"]),
+        (&json!(124), &json!(true))
+    );
+}
+
+#[tokio::test]
+async fn the_time_ends_the_whole_group() {
+    let machine = Machine::new(Mode::Full);
+    let result = machine
+        .sh(
+            "(sleep 1000 & echo $!; wait) & sleep 1000 & echo $!; echo $$; sleep 1000",
+            300,
+        )
+        .await;
+    assert_eq!(
+        (&result["exitCode"], &result["timedOut"]),
+        (&json!(124), &json!(true))
+    );
+    assert_eq!(
+        (&result["success"], &result["error"]),
+        (&json!(false), &Value::Null)
+    );
+    let pids: Vec<&str> = result["stdout"].as_str().unwrap().lines().collect();
+    assert_eq!(pids.len(), 3);
+    for pid in pids {
+        assert_ends(pid).await;
+    }
+}
+
+#[tokio::test]
+async fn ignored_signals_do_not_help() {
+    let machine = Machine::new(Mode::Full);
+    let result = machine
+        .sh(
+            "trap '' TERM INT HUP; echo $$; while :; do sleep 1; done",
+            200,
+        )
+        .await;
+    assert_eq!(result["timedOut"], true);
+    assert_ends(result["stdout"].as_str().unwrap().trim()).await;
+}
+
+#[tokio::test]
+async fn closed_output_is_not_the_end() {
+    let machine = Machine::new(Mode::Full);
+    let result = machine.sh("exec >&- 2>&-; sleep 0.1; exit 7", 10_000).await;
+    assert_eq!(result["exitCode"], 7);
+    let result = machine.sh("exec >&- 2>&-; sleep 1000", 100).await;
+    assert_eq!(result["exitCode"], 124);
+}
+
+#[tokio::test]
+async fn what_left_the_group_holds_nothing_up() {
+    let machine = Machine::new(Mode::Full);
+    let started = Instant::now();
+    let result = machine.sh("setsid sleep 8 & echo done", 0).await;
+    assert_eq!(
+        (&result["exitCode"], &result["stdout"]),
+        (&json!(0), &json!("done\n"))
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn what_stays_in_the_group_ends_with_the_answer() {
+    let machine = Machine::new(Mode::Full);
+    let result = machine.sh("sleep 1000 >/dev/null 2>&1 & echo $!", 0).await;
+    assert_eq!(result["exitCode"], 0);
+    assert_ends(result["stdout"].as_str().unwrap().trim()).await;
+}
+
+#[tokio::test]
+async fn a_signal_leaves_no_exit_code() {
+    let machine = Machine::new(Mode::Full);
+    let result = machine.sh("kill -KILL $$", 0).await;
+    assert_eq!(result.get("exitCode"), None);
+    assert_eq!(result["error"], "ended by signal 9");
+}
+
+#[tokio::test]
+async fn what_cannot_start_is_a_result() {
+    let machine = Machine::new(Mode::Full);
+    fs::write(machine.path("plain"), "x").unwrap();
+    for params in [
+        json!({"command": ["portcullis-no-such-program"]}),
+        json!({"command": ["./plain"]}),
+        json!({"command": ["/"]}),
+        json!({"command": ["echo"], "cwd": "/no/such/directory"}),
+        json!({"command": ["echo"], "cwd": "plain"}),
+    ] {
+        let result = machine.call("system.run", params.clone()).await.unwrap();
+        assert_eq!(result.get("exitCode"), None, "{params}");
+        assert!(result["error"].is_string(), "{params}");
+    }
+}
+
+#[tokio::test]
+async fn cancelling_ends_the_group() {
+    for drop_only in [false, true] {
+        let machine = Machine::new(Mode::Full);
+        let (canceller, cancelled) = cancellation();
+        let context = Context {
+            host: Arc::clone(&machine.host),
+            cancelled,
+        };
+        let params = json!({"command": ["sh", "-c", "sleep 1000 & echo $! > child; echo $$ > leader; wait"]});
+        let task =
+            tokio::spawn(
+                async move { handle("system.run", Some(&params.to_string()), &context).await },
+            );
+        let child = content(&machine.path("child")).await;
+        let leader = content(&machine.path("leader")).await;
+        if drop_only {
+            drop(canceller);
+        } else {
+            canceller.cancel();
+        }
+        let error = task.await.unwrap().unwrap_err();
+        assert_eq!(error.code, NodeError::CANCELLED);
+        assert_ends(&child).await;
+        assert_ends(&leader).await;
+    }
+}
+
+#[tokio::test]
+async fn dropping_the_call_ends_the_group() {
+    let machine = Machine::new(Mode::Full);
+    let (_canceller, cancelled) = cancellation();
+    let context = Context {
+        host: Arc::clone(&machine.host),
+        cancelled,
+    };
+    let params = json!({"command": ["sh", "-c", "sleep 1000 & echo $! > child; wait"]});
+    let task =
+        tokio::spawn(
+            async move { handle("system.run", Some(&params.to_string()), &context).await },
+        );
+    let child = content(&machine.path("child")).await;
+    task.abort();
+    assert_ends(&child).await;
+}
+
+#[tokio::test]
+async fn commands_at_once_are_bounded() {
+    let machine = Machine::new(Mode::Full);
+    let all: Vec<_> = (0..EXEC_RUNS_MAX)
+        .map(|_| machine.host.slot().unwrap())
+        .collect();
+    let (code, message) = machine.refused(json!({"command": ["true"]})).await;
+    assert_eq!(code, "UNAVAILABLE");
+    assert!(message.contains("busy"));
+    drop(all);
+    assert!(
+        machine
+            .call("system.run", json!({"command": ["true"]}))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn malformed_requests_are_refused_in_the_references_words() {
+    let machine = Machine::new(Mode::Full);
+    let (_canceller, cancelled) = cancellation();
+    let context = Context {
+        host: Arc::clone(&machine.host),
+        cancelled,
+    };
+    let error = handle("camera.snap", Some("{}"), &context)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        ("UNAVAILABLE", "command not supported")
+    );
+    for command in COMMANDS {
+        let error = handle(command, None, &context).await.unwrap_err();
+        assert_eq!(
+            (error.code, error.message.as_str()),
+            (
+                "INVALID_REQUEST",
+                "Error: INVALID_REQUEST: paramsJSON required"
+            )
+        );
+        let error = handle(command, Some("{"), &context).await.unwrap_err();
+        assert_eq!(error.code, "INVALID_REQUEST");
+    }
+    for (params, reason) in [
+        (json!({}), "command required"),
+        (json!({"command": "echo hi"}), "command required"),
+        (json!({"command": []}), "command required"),
+        (json!({"command": [""]}), "command required"),
+        (json!({"command": ["echo", 1]}), "command required"),
+        (json!({"command": ["echo", "a\0b"]}), "NUL"),
+        (
+            json!({"command": ["echo"], "rawCommand": "ls"}),
+            "rawCommand does not match command",
+        ),
+        (
+            json!({"command": ["echo", " x"], "rawCommand": "echo x"}),
+            "rawCommand does not match command",
+        ),
+        (
+            json!({"command": ["echo"], "timeoutMs": -1}),
+            "params malformed",
+        ),
+        (
+            json!({"command": ["echo"], "approved": "yes"}),
+            "params malformed",
+        ),
+        (
+            json!({"command": ["echo"], "env": {"PATH": "/x"}}),
+            "SYSTEM_RUN_DENIED: environment override rejected (blocked override keys: PATH)",
+        ),
+    ] {
+        for command in ["system.run", "system.run.prepare"] {
+            let error = machine.call(command, params.clone()).await.unwrap_err();
+            assert_eq!(error.code, "INVALID_REQUEST", "{params}");
+            assert!(
+                error.message.contains(reason),
+                "{params}: {}",
+                error.message
+            );
+        }
+    }
+    let inner = json!({"command": ["sh", "-lc", "true"], "rawCommand": "true"});
+    assert!(machine.call("system.run", inner).await.is_ok());
+}
+
+#[tokio::test]
+async fn which_finds_bare_names_only() {
+    let machine = Machine::new(Mode::Deny);
+    let found = machine
+        .call(
+            "system.which",
+            json!({"bins": ["sh", "portcullis-none", "/bin/sh", "../bin/sh", "", ".", "a\0"]}),
+        )
+        .await
+        .unwrap();
+    let bins = found["bins"].as_object().unwrap();
+    assert_eq!(bins.keys().collect::<Vec<_>>(), ["sh"]);
+    assert!(bins["sh"].as_str().unwrap().ends_with("/sh"));
+    let many = vec!["sh"; EXEC_WHICH_NAMES_MAX + 1];
+    for wrong in [json!({}), json!({"bins": "sh"}), json!({"bins": many})] {
+        assert_eq!(
+            machine.call("system.which", wrong).await.unwrap_err().code,
+            "INVALID_REQUEST"
+        );
+    }
+}
+
+#[test]
+fn which_passes_over_what_is_no_program() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("plain"), "").unwrap();
+    fs::create_dir(dir.path().join("folder")).unwrap();
+    let path = dir.path().as_os_str();
+    assert_eq!(which::find("plain", path), None);
+    assert_eq!(which::find("folder", path), None);
+    fs::set_permissions(dir.path().join("plain"), fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(which::find("plain", path), Some(dir.path().join("plain")));
+    assert_eq!(which::find("Cargo.toml", ".".as_ref()), None);
+}
+
+#[tokio::test]
+async fn a_plan_has_the_recorded_shape() {
+    let machine = Machine::new(Mode::Full);
+    let params = json!({"command": ["/bin/sh", "-lc", "echo from-node; uname -s"], "security": "full", "ask": "off",
+        "rawCommand": "echo from-node; uname -s", "agentId": "main", "sessionKey": "agent:main:labnode2"});
+    let answer = machine.call("system.run.prepare", params).await.unwrap();
+    assert_eq!(
+        answer,
+        json!({
+            "plan": {
+                "argv": ["/bin/sh", "-lc", "echo from-node; uname -s"],
+                "cwd": machine.path("").to_str().unwrap().trim_end_matches('/'),
+                "commandText": "/bin/sh -lc \"echo from-node; uname -s\"",
+                "commandPreview": "echo from-node; uname -s",
+                "agentId": "main", "sessionKey": "agent:main:labnode2",
+                "policySnapshot": {"security": "full", "ask": "off", "askFallback": "deny",
+                    "autoAllowSkills": false, "allowlistRules": []},
+            },
+            "execPolicy": {"security": "full", "ask": "off"},
+            "allowAlwaysCoverage": {"complete": false, "patterns": []},
+        })
+    );
+    let pinned = machine
+        .call("system.run.prepare", json!({"command": ["echo", "hello"]}))
+        .await
+        .unwrap();
+    let echo = pinned["plan"]["argv"][0].as_str().unwrap();
+    assert!(echo.starts_with('/') && echo.ends_with("/echo"));
+    assert_eq!(pinned["plan"]["commandText"], format!("{echo} hello"));
+    assert_eq!(pinned["plan"]["mutableFileOperand"]["path"], echo);
+    assert_eq!(
+        pinned["plan"]["mutableFileOperand"]["sha256"]
+            .as_str()
+            .unwrap()
+            .len(),
+        64
+    );
+}
+
+#[tokio::test]
+async fn x12_a_request_only_tightens() {
+    let machine = Machine::new(Mode::Ask);
+    let policy = |params| async {
+        machine
+            .call("system.run.prepare", params)
+            .await
+            .map(|answer| answer["execPolicy"].clone())
+    };
+    let full = json!({"command": ["echo"], "security": "full", "ask": "off"});
+    assert_eq!(
+        policy(full).await.unwrap(),
+        json!({"security": "allowlist", "ask": "always"})
+    );
+    let deny = json!({"command": ["echo"], "security": "deny"});
+    assert_eq!(
+        policy(deny).await.unwrap_err().message,
+        "SYSTEM_RUN_DENIED: security=deny"
+    );
+    let wrong = json!({"command": ["echo"], "security": "fulll"});
+    assert_eq!(policy(wrong).await.unwrap_err().code, "INVALID_REQUEST");
+    let no_cwd = json!({"command": ["echo"], "cwd": "/no/such/directory"});
+    assert_eq!(policy(no_cwd).await.unwrap_err().code, "INVALID_REQUEST");
+}
+
+#[tokio::test]
+async fn the_mode_here_holds_whatever_the_gateway_says() {
+    let bare = json!({"command": ["true"]});
+    let ask = Machine::new(Mode::Ask);
+    assert_eq!(
+        ask.refused(bare.clone()).await,
+        (
+            "SYSTEM_RUN_DENIED",
+            "SYSTEM_RUN_DENIED: approval required".to_owned()
+        )
+    );
+    for mode in [Mode::Deny, Mode::Allowlist] {
+        let machine = Machine::new(mode);
+        assert_eq!(machine.refused(bare.clone()).await.0, "SYSTEM_RUN_DENIED");
+        let approved =
+            json!({"command": ["true"], "approved": true, "approvalDecision": "allow-once"});
+        assert_eq!(machine.refused(approved).await.0, "SYSTEM_RUN_DENIED");
+    }
+}
+
+/// A prepared command as the Gateway sends it once it was approved.
+async fn approved(machine: &Machine, params: Value) -> Value {
+    let answer = machine.call("system.run.prepare", params).await.unwrap();
+    let plan = &answer["plan"];
+    json!({"command": plan["argv"], "rawCommand": plan["commandText"], "systemRunPlan": plan, "cwd": plan["cwd"],
+        "agentId": plan["agentId"], "sessionKey": plan["sessionKey"],
+        "runId": "r", "approved": true, "approvalDecision": "allow-once"})
+}
+
+#[tokio::test]
+async fn x1_approved_is_executed_and_nothing_else() {
+    let machine = Machine::new(Mode::Ask);
+    let good = approved(
+        &machine,
+        json!({"command": ["echo", "approved hello"], "agentId": "main"}),
+    )
+    .await;
+    let result = machine.call("system.run", good.clone()).await.unwrap();
+    assert_eq!(result["stdout"], "approved hello\n");
+
+    let no_match = "explicit approval requires matching systemRunPlan";
+    for (reason, pointer, value) in [
+        (no_match, "/command/1", json!("approved hello ")),
+        (no_match, "/cwd", json!("/")),
+        (no_match, "/cwd", Value::Null),
+        (no_match, "/agentId", json!("other")),
+        (no_match, "/sessionKey", json!("s")),
+        (no_match, "/systemRunPlan", Value::Null),
+        (no_match, "/systemRunPlan/commandText", json!("ls")),
+        (
+            "delayed approval requires a prepared policy snapshot",
+            "/systemRunPlan/policySnapshot",
+            Value::Null,
+        ),
+        (
+            "exec approval policy changed; request approval again",
+            "/systemRunPlan/policySnapshot/ask",
+            json!("off"),
+        ),
+        (
+            "approval missing script operand binding",
+            "/systemRunPlan/mutableFileOperand",
+            Value::Null,
+        ),
+        (
+            "approval script operand changed before execution",
+            "/systemRunPlan/mutableFileOperand/sha256",
+            json!("00"),
+        ),
+        (
+            "approval required",
+            "/approvalDecision",
+            json!("allow_always "),
+        ),
+        ("approval required", "/approvalDecision", json!("yes")),
+        ("approval required", "/approvalDecision", json!("deny")),
+        ("approval required", "/approvalDecision", Value::Null),
+        ("approval required", "/approved", Value::Null),
+        (
+            "approvalSource cannot be combined",
+            "/approvalSource",
+            json!("auto-review"),
+        ),
+        (
+            "environment override rejected",
+            "/env",
+            json!({"LD_PRELOAD": "/x"}),
+        ),
+    ] {
+        let mut changed = good.clone();
+        // The text would refuse another argv before the plan does.
+        changed["rawCommand"] = Value::Null;
+        changed["approvalSource"] = Value::Null;
+        changed["env"] = Value::Null;
+        *changed.pointer_mut(pointer).unwrap() = value;
+        let (_, message) = machine.refused(changed).await;
+        assert!(message.contains(reason), "{pointer}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn x11_no_consent_is_a_veto_even_where_all_may_run() {
+    let machine = Machine::new(Mode::Full);
+    let mut it = approved(&machine, json!({"command": ["echo", "x"]})).await;
+    assert!(machine.call("system.run", it.clone()).await.is_ok());
+    for word in ["deny", "yes", "allow-always "] {
+        it["approvalDecision"] = json!(word);
+        assert_eq!(machine.refused(it.clone()).await.0, "SYSTEM_RUN_DENIED");
+    }
+}
+
+#[tokio::test]
+async fn x4_an_edited_file_or_a_swapped_directory_is_not_what_was_approved() {
+    let machine = Machine::new(Mode::Ask);
+    let program = machine.script("tool", "#!/bin/sh\necho one\n");
+    let direct = approved(&machine, json!({"command": [program]})).await;
+    let interpreted = approved(&machine, json!({"command": ["sh", "tool", "arg"]})).await;
+    assert_eq!(
+        interpreted["systemRunPlan"]["mutableFileOperand"]["argvIndex"],
+        1
+    );
+    for params in [&direct, &interpreted] {
+        assert_eq!(
+            machine.call("system.run", params.clone()).await.unwrap()["stdout"],
+            "one\n"
+        );
+    }
+    machine.script("tool", "#!/bin/sh\necho two\n");
+    for params in [direct, interpreted] {
+        let (code, message) = machine.refused(params).await;
+        assert_eq!(code, "SYSTEM_RUN_DENIED");
+        assert!(message.contains("operand changed"), "{message}");
+    }
+
+    let absent = approved(&machine, json!({"command": ["portcullis-no-such-program"]})).await;
+    let (_, message) = machine.refused(absent).await;
+    assert!(message.contains("absolute program"), "{message}");
+
+    fs::create_dir(machine.path("work")).unwrap();
+    let here = approved(&machine, json!({"command": ["echo"], "cwd": "work"})).await;
+    fs::rename(machine.path("work"), machine.path("moved")).unwrap();
+    std::os::unix::fs::symlink("/", machine.path("work")).unwrap();
+    let (_, message) = machine.refused(here).await;
+    assert!(message.contains("cwd changed"), "{message}");
+}
