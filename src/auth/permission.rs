@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 use super::scope::{Role, Scope, ScopeSet};
-use crate::base::Refusal;
+use crate::base::{Refusal, limits};
 use crate::rpc::{ErrorShape, Method};
 
 /// Commands whose relay is operator access to the node, and so needs `operator.admin`.
@@ -119,6 +119,24 @@ pub fn check(
         return Err(PermissionRefusal::Scope(scope));
     }
     Ok(())
+}
+
+/// The forbidden calls that a session has made in a row. One that goes on is not mistaken, it is probing (R7).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Forbidden(u32);
+
+impl Forbidden {
+    /// The close frame for a session that has had enough chances.
+    pub const CLOSE: (u16, &'static str) = (1008, "repeated unauthorized calls");
+
+    /// Counts a call's outcome; `true` closes the session.
+    pub fn count(&mut self, outcome: Result<(), PermissionRefusal>) -> bool {
+        self.0 = match outcome {
+            Ok(()) => 0,
+            Err(_) => self.0.saturating_add(1),
+        };
+        self.0 >= limits::UNAUTHORIZED_CALLS_MAX
+    }
 }
 
 /// Why a caller may not call a method.
@@ -263,6 +281,18 @@ mod tests {
         assert_eq!(
             operator.unwrap_err().error().message,
             "unauthorized role: operator"
+        );
+    }
+
+    #[test]
+    fn r7_repeated_unauthorized_calls_close_the_session() {
+        let mut it = Forbidden::default();
+        let call = |method| check(method, Role::Node, ScopeSet::NONE, None);
+        assert!((1..20).all(|_| !it.count(call(Method::Status))));
+        assert!(it.count(call(Method::Status)));
+        assert!(
+            !it.count(call(Method::NodeEvent)),
+            "an allowed call starts anew"
         );
     }
 

@@ -165,3 +165,7 @@ pub const EXEC_WHICH_NAMES_MAX: usize = 64;
 pub const EXEC_OPERAND_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// How long to wait before accepting again when a socket could not be had.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// How long a sign-in link works (B1).
+pub const SIGN_IN_LINK_TTL: Duration = Duration::from_secs(600);
+/// Calls in a row that a session's role or scopes forbid, before it is closed (R7).
+pub const UNAUTHORIZED_CALLS_MAX: u32 = 20;

@@ -11,12 +11,16 @@ use serde::Serialize;
 
 use crate::base::Refusal;
 
-pub type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-policy");
 
 /// An answer with the headers that none goes without.
-pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(super) fn answer(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Answer {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -31,11 +35,11 @@ pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<By
     response
 }
 
-pub fn text(status: StatusCode, body: &'static str) -> Answer {
+pub(super) fn text(status: StatusCode, body: &'static str) -> Answer {
     answer(status, "text/plain; charset=utf-8", body)
 }
 
-pub fn json(status: StatusCode, body: &impl Serialize) -> Answer {
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     match serde_json::to_vec(body) {
         Ok(body) => answer(status, "application/json; charset=utf-8", body),
         Err(_) => text(
@@ -45,12 +49,12 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     }
 }
 
-pub fn not_found() -> Answer {
+pub(super) fn not_found() -> Answer {
     text(StatusCode::NOT_FOUND, "Not Found")
 }
 
 /// The methods of a route that exists.
-pub fn method_not_allowed(allow: &'static str) -> Answer {
+pub(super) fn method_not_allowed(allow: &'static str) -> Answer {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
     response
         .headers_mut()
@@ -59,7 +63,7 @@ pub fn method_not_allowed(allow: &'static str) -> Answer {
 }
 
 /// A refusal as `{"error":{"code","message"}}` under its own status. Only the public sentence goes out.
-pub fn refusal(refusal: &dyn Refusal) -> Answer {
+pub(super) fn refusal(refusal: &dyn Refusal) -> Answer {
     #[derive(Serialize)]
     struct Body {
         error: Reason,

@@ -37,7 +37,7 @@ pub struct Granted {
 /// Open sign-in links: each pairs one browser once, within ten minutes. Only digests are kept, in memory: a restart
 /// closes them all.
 #[derive(Default)]
-pub struct Grants(VecDeque<Grant>);
+pub(super) struct Grants(VecDeque<Grant>);
 
 struct Grant {
     id: String,

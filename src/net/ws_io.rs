@@ -6,7 +6,7 @@
 //! handshake by `limits::CLOSE_TIMEOUT`. Errors: [`WsIoError`].
 //!
 //! Whatever is ready goes out in one write, and nothing ever waits for more to become ready. An idle connection holds
-//! no buffer: bytes are read into the stack, and buffers are dropped when empty.
+//! no buffer; a busy one borrows its thread's (`spare`).
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -24,11 +24,10 @@ use crate::ws::frame::Opcode;
 use crate::ws::{self, Connection, Event, Role, close, mask};
 
 mod outgoing;
+mod spare;
 
 use outgoing::Outgoing;
 
-/// Bytes asked of the stream at once: a 64 KiB message arrives in one read.
-const READ_BYTES: usize = 64 * 1024 + 512;
 /// With this much waiting to be written, a write is tried before the next event is handed out.
 const WRITE_EARLY_BYTES: usize = 64 * 1024;
 /// With this much waiting to be written, pings are no longer answered one by one: only the latest is (§5.5.3).
@@ -110,10 +109,12 @@ enum Stage {
     Drained,
 }
 
+/// The part of a buffer that is not yet decoded.
 #[derive(Default)]
 struct Unread {
-    bytes: Vec<u8>,
+    buffer: Vec<u8>,
     start: usize,
+    end: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WsIo<S> {
@@ -133,8 +134,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsIo<S> {
             connection,
             received_bytes: leftover.len() as u64,
             unread: Unread {
-                bytes: Vec::from(leftover),
                 start: 0,
+                end: leftover.len(),
+                buffer: Vec::from(leftover),
             },
             out: Outgoing::default(),
             pong_late: None,
@@ -271,14 +273,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsIo<S> {
             {
                 return self.over(error);
             }
-            let event = match self.decode_unread() {
-                Some(event) => event,
-                None => match self.poll_fill(cx) {
-                    Poll::Ready(Ok(Some(event))) => event,
-                    Poll::Ready(Ok(None)) => continue,
-                    Poll::Ready(Err(error)) => return self.over(error),
-                    Poll::Pending => return Poll::Pending,
-                },
+            let Some(event) = self.decode_unread() else {
+                match ready!(self.poll_fill(cx)) {
+                    Ok(()) => continue,
+                    Err(error) => return self.over(error),
+                }
             };
             if let Some(event) = self.react(event) {
                 return Poll::Ready(Ok(event));
@@ -286,56 +285,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsIo<S> {
         }
     }
 
-    /// Decodes the next event from what was read earlier.
+    /// Decodes the next event from what was read earlier. The buffer is given back when it is used up.
     fn decode_unread(&mut self) -> Option<Result<Event, ws::Error>> {
-        let input = self.unread.bytes.get_mut(self.unread.start..)?;
-        if input.is_empty() {
+        let Unread { buffer, start, end } = &mut self.unread;
+        if start == end {
             return None;
         }
-        match self.connection.receive(input) {
-            Ok(progress) => {
-                self.unread.start += progress.consumed;
-                progress.event.map(Ok)
-            }
+        let result = self.connection.receive(&mut buffer[*start..*end]);
+        *start += result.as_ref().map_or(0, |progress| progress.consumed);
+        if start == end {
+            spare::give_read(std::mem::take(&mut self.unread).buffer);
+        }
+        match result {
+            Ok(progress) => progress.event.map(Ok),
             Err(error) => Some(Err(error)),
         }
     }
 
-    /// With nothing left to decode: writes what is queued, reads, and decodes the first event of what came.
-    #[inline(never)] // keeps its large frame off the stack of everything else
-    fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Result<Event, ws::Error>>, WsIoError>> {
-        self.unread.bytes.clear();
-        self.unread.start = 0;
+    /// With nothing left to decode: writes what is queued, then reads. The end of the stream is an error.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WsIoError>> {
         // A peer that does not read may still be read from.
         if let Poll::Ready(written) = self.poll_write_all(cx) {
             written?;
         }
-        let mut space = [const { MaybeUninit::<u8>::uninit() }; READ_BYTES];
-        let mut buffer = ReadBuf::uninit(&mut space);
-        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-            Poll::Ready(read) => read.map_err(WsIoError::Io)?,
-            Poll::Pending => {
-                self.unread.bytes = Vec::new();
-                self.out.release();
-                return Poll::Pending;
+        let mut buffer = spare::take_read();
+        let mut space = ReadBuf::new(&mut buffer);
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut space);
+        let end = space.filled().len();
+        match read {
+            Poll::Ready(Ok(())) if end > 0 => {
+                self.received_bytes += end as u64;
+                self.unread = Unread {
+                    buffer,
+                    start: 0,
+                    end,
+                };
+                Poll::Ready(Ok(()))
             }
-        }
-        let input = buffer.filled_mut();
-        if input.is_empty() {
-            return Poll::Ready(Err(WsIoError::Eof));
-        }
-        self.received_bytes += input.len() as u64;
-        match self.connection.receive(input) {
-            Ok(progress) => {
-                self.unread
-                    .bytes
-                    .extend_from_slice(&input[progress.consumed..]);
-                Poll::Ready(Ok(progress.event.map(Ok)))
+            other => {
+                spare::give_read(buffer);
+                other.map(|read| Err(read.map_or_else(WsIoError::Io, |()| WsIoError::Eof)))
             }
-            Err(error) => Poll::Ready(Ok(Some(Err(error)))),
         }
     }
 
@@ -442,7 +432,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsIo<S> {
         }
         loop {
             while !self.out.is_empty() {
-                let written = ready!(self.poll_write(cx)).map_err(WsIoError::Io)?;
+                let Poll::Ready(written) = self.poll_write(cx) else {
+                    self.out.shrink();
+                    return Poll::Pending;
+                };
+                let written = written.map_err(WsIoError::Io)?;
                 if written == 0 {
                     return Poll::Ready(Err(WsIoError::Io(io::ErrorKind::WriteZero.into())));
                 }

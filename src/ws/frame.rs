@@ -171,16 +171,18 @@ impl Encoded {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 
-    fn push(&mut self, more: &[u8]) {
-        for (slot, byte) in self.bytes.iter_mut().skip(self.len).zip(more) {
-            *slot = *byte;
+    fn push<const N: usize>(&mut self, more: [u8; N]) {
+        let free = self.bytes.get_mut(self.len..).unwrap_or_default();
+        if let Some(slot) = free.first_chunk_mut() {
+            *slot = more;
+            self.len = self.len.saturating_add(N);
         }
-        self.len = self.len.saturating_add(more.len()).min(HEADER_BYTES_MAX);
     }
 }
 
 impl Header {
     /// The wire form, with the shortest length (§5.2).
+    #[inline]
     pub fn encode(&self) -> Encoded {
         let mut encoded = Encoded {
             bytes: [0; HEADER_BYTES_MAX],
@@ -191,18 +193,18 @@ impl Header {
         let first = fin | self.opcode.bits();
         if let Ok(long) = u16::try_from(self.payload_bytes) {
             match u8::try_from(long) {
-                Ok(short @ 0..=125) => encoded.push(&[first, masked | short]),
+                Ok(short @ 0..=125) => encoded.push([first, masked | short]),
                 _ => {
-                    encoded.push(&[first, masked | 126]);
-                    encoded.push(&long.to_be_bytes());
+                    encoded.push([first, masked | 126]);
+                    encoded.push(long.to_be_bytes());
                 }
             }
         } else {
-            encoded.push(&[first, masked | 127]);
-            encoded.push(&self.payload_bytes.to_be_bytes());
+            encoded.push([first, masked | 127]);
+            encoded.push(self.payload_bytes.to_be_bytes());
         }
         if let Some(key) = self.mask {
-            encoded.push(&key);
+            encoded.push(key);
         }
         encoded
     }

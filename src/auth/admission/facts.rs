@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::auth::device::PublicKey;
+use crate::auth::permission::PermissionRefusal;
 use crate::auth::rate_limit::{Class, Limit, LimitKey};
-use crate::auth::scope::{Role, ScopeSet};
+use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::auth::secret_eq::{ConfiguredSecret, TokenDigest};
 use crate::auth::whois::Whois;
-use crate::base::DeviceId;
+use crate::base::{DeviceId, limits};
 
 /// One look-up. Each is asked for at most once, and only when every cheaper check has passed.
 #[derive(Clone, Debug)]
@@ -82,6 +83,22 @@ pub struct SignInLink {
     pub scopes: ScopeSet,
     pub expires_at_ms: u64,
     pub used: bool,
+}
+
+impl SignInLink {
+    /// A new link, for at most these scopes and `limits::SIGN_IN_LINK_TTL`. Who makes one must hold `operator.admin`,
+    /// because it is an approval in advance (B3).
+    pub fn mint(maker: ScopeSet, scopes: ScopeSet, now_ms: u64) -> Result<Self, PermissionRefusal> {
+        if !maker.contains(Scope::Admin) {
+            return Err(PermissionRefusal::Scope(Scope::Admin));
+        }
+        let ttl_ms = u64::try_from(limits::SIGN_IN_LINK_TTL.as_millis()).unwrap_or(0);
+        Ok(Self {
+            scopes,
+            expires_at_ms: now_ms.saturating_add(ttl_ms),
+            used: false,
+        })
+    }
 }
 
 /// The answers so far.

@@ -373,13 +373,19 @@ enum Stop {
     Refuse(Refused),
 }
 
-impl From<AdmissionRefusal> for Stop {
+impl From<AdmissionRefusal> for Refused {
     fn from(refusal: AdmissionRefusal) -> Self {
-        Self::Refuse(Refused {
+        Self {
             refusal,
             failure: None,
             burnt_link: None,
-        })
+        }
+    }
+}
+
+impl From<AdmissionRefusal> for Stop {
+    fn from(refusal: AdmissionRefusal) -> Self {
+        Self::Refuse(refusal.into())
     }
 }
 
@@ -668,13 +674,6 @@ impl Admission {
     // Row 17: what does the record say?
 
     fn pair(&self, opening: Opening, login: Login) -> Result<Verdict, Stop> {
-        if let (Some(ours), ClientId::ControlUi) =
-            (&self.settings.control_ui_build, self.connect.client.id)
-            && self.connect.client.build_id.as_ref() != Some(ours)
-        {
-            let build_id = ours.clone();
-            return Err(AdmissionRefusal::ReloadRequired { build_id }.into());
-        }
         let Some(proof) = opening.proof.clone() else {
             let granted = self.scopes_without_device(&login);
             return Ok(self.admit(opening, login, granted, Enrolment::None, false));
@@ -797,6 +796,14 @@ impl Admission {
         enrolment: Enrolment,
         issue_token: bool,
     ) -> Verdict {
+        // Row 18: a page that is older than this Gateway would misread what follows.
+        if let (Some(ours), ClientId::ControlUi) =
+            (&self.settings.control_ui_build, self.connect.client.id)
+            && self.connect.client.build_id.as_ref() != Some(ours)
+        {
+            let build_id = ours.clone();
+            return Verdict::Refuse(AdmissionRefusal::ReloadRequired { build_id }.into());
+        }
         let mut scopes = match opening.role {
             Role::Operator => opening.requested.meet(granted),
             Role::Node => ScopeSet::NONE,

@@ -1063,6 +1063,17 @@ fn b1_an_expired_or_unknown_link_is_refused() {
 }
 
 #[test]
+fn b1_b3_links_are_minted_by_admins_for_ten_minutes() {
+    let read = ScopeSet::from_wire(&["operator.read"]);
+    for maker in [&["operator.pairing"][..], &["operator.write"], &[]] {
+        assert!(SignInLink::mint(ScopeSet::from_wire(maker), read, NOW_MS).is_err());
+    }
+    let link = SignInLink::mint(ScopeSet::all(), read, NOW_MS).unwrap();
+    assert_eq!(link.expires_at_ms - NOW_MS, 600_000);
+    assert!(!link.used);
+}
+
+#[test]
 fn b2_a_link_works_once_and_misuse_burns_it() {
     let used = SignInLink {
         used: true,
@@ -1282,6 +1293,8 @@ fn a_stale_control_ui_is_told_to_reload() {
     let mut params = page(&[]);
     params["auth"] = good();
     params["client"]["buildId"] = "build-1".into();
+    let _ = it.pends(&key(1).sign(params.clone()));
+    it.pair(&key(1), Role::Operator, &[], None);
     let refusal = it.refused(&key(1).sign(params.clone())).refusal;
     recorded(
         &refusal,
@@ -1291,7 +1304,7 @@ fn a_stale_control_ui_is_told_to_reload() {
     );
     assert_eq!(refusal.error().unwrap().retryable, Some(false));
     params["client"]["buildId"] = "build-2".into();
-    let _ = it.pends(&key(1).sign(params));
+    let _ = it.admitted(&key(1).sign(params));
 }
 
 #[test]

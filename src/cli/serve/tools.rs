@@ -12,10 +12,10 @@ use crate::base::{DeviceId, Refusal};
 use crate::hub::{Caller, ExecRequest, Hub};
 use crate::nodes::Refused;
 
-pub struct HubTools(Arc<Hub>);
+pub(super) struct HubTools(Arc<Hub>);
 
 impl HubTools {
-    pub fn new(hub: Arc<Hub>) -> Self {
+    pub(super) fn new(hub: Arc<Hub>) -> Self {
         Self(hub)
     }
 

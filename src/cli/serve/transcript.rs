@@ -8,10 +8,10 @@ use crate::base::ids::uuid_v4;
 use crate::machine;
 use crate::store::{Appended, ChatMessage, ChatSession, NewMessage, Store};
 
-pub struct StoredTranscript(Arc<Store>);
+pub(super) struct StoredTranscript(Arc<Store>);
 
 impl StoredTranscript {
-    pub fn new(store: Arc<Store>) -> Self {
+    pub(super) fn new(store: Arc<Store>) -> Self {
         Self(store)
     }
 }

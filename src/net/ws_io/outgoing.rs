@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-/// A gathering buffer is not grown past this; the next frame begins another.
-const CHUNK_BYTES_MAX: usize = 128 * 1024;
+use super::spare::{self, GATHER_BYTES};
+use crate::ws::frame::HEADER_BYTES_MAX;
 
 #[derive(Default)]
 pub(super) struct Outgoing {
-    /// None is empty, except for one that is kept for its memory while the connection is busy.
+    /// None is empty.
     chunks: VecDeque<Vec<u8>>,
     /// Bytes of the first chunk that the stream has taken.
     sent: usize,
@@ -30,27 +30,40 @@ impl Outgoing {
         self.chunks.len() == 1
     }
 
-    /// Lets `write` append to a buffer, about `bytes` of payload.
+    /// Lets `write` append one frame with `bytes` of payload.
     pub(super) fn append(&mut self, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let frame_bytes = bytes.saturating_add(HEADER_BYTES_MAX);
         let fits = |chunk: &Vec<u8>| {
-            chunk.is_empty()
-                || chunk.capacity() - chunk.len() >= bytes + 16
-                || chunk.len() + bytes <= CHUNK_BYTES_MAX
+            chunk.capacity() - chunk.len() >= frame_bytes
+                || chunk.len() + frame_bytes <= GATHER_BYTES
         };
-        if !self.chunks.back().is_some_and(fits) {
-            self.chunks.push_back(Vec::with_capacity(bytes + 16));
-        }
-        if let Some(chunk) = self.chunks.back_mut() {
-            let before = chunk.len();
-            write(chunk);
-            self.len += chunk.len() - before;
+        let mut chunk = match self.chunks.pop_back() {
+            Some(chunk) if fits(&chunk) => chunk,
+            full => {
+                self.chunks.extend(full);
+                if frame_bytes <= GATHER_BYTES {
+                    spare::take_gather()
+                } else {
+                    Vec::with_capacity(frame_bytes)
+                }
+            }
+        };
+        let before = chunk.len();
+        write(&mut chunk);
+        self.len += chunk.len() - before;
+        if chunk.is_empty() {
+            spare::give_gather(chunk);
+        } else {
+            self.chunks.push_back(chunk);
         }
     }
 
     /// Appends a buffer as it is.
     pub(super) fn push(&mut self, chunk: Vec<u8>) {
         self.len += chunk.len();
-        self.chunks.push_back(chunk);
+        if !chunk.is_empty() {
+            self.chunks.push_back(chunk);
+        }
     }
 
     /// The unsent bytes of the first chunk.
@@ -74,25 +87,26 @@ impl Outgoing {
     pub(super) fn advance(&mut self, written: usize) {
         self.len = self.len.saturating_sub(written);
         self.sent += written;
-        while let Some(first) = self.chunks.front_mut()
+        while let Some(first) = self.chunks.front()
             && self.sent >= first.len()
         {
             self.sent -= first.len();
-            if self.chunks.len() == 1 {
-                // The next answer will want a buffer too.
-                if let Some(first) = self.chunks.front_mut() {
-                    first.clear();
-                }
-                break;
+            if let Some(first) = self.chunks.pop_front() {
+                spare::give_gather(first);
             }
-            self.chunks.pop_front();
+        }
+        if self.chunks.is_empty() {
+            self.chunks = VecDeque::new();
         }
     }
 
-    /// Gives back all memory if nothing is waiting.
-    pub(super) fn release(&mut self) {
-        if self.len == 0 {
-            *self = Self::default();
+    /// Called when the stream takes no more for now: a buffer is kept only as large as what waits in it.
+    pub(super) fn shrink(&mut self) {
+        if let Some(last) = self.chunks.back_mut()
+            && last.capacity() > 2 * last.len()
+        {
+            let exact = last.as_slice().to_vec();
+            spare::give_gather(std::mem::replace(last, exact));
         }
     }
 }

@@ -262,7 +262,7 @@ fn an_idle_connection_holds_no_buffer() {
             server.queue_text(b"y");
         }
         assert!(timeout(Duration::ZERO, server.receive()).await.is_err());
-        assert_eq!(server.unread.bytes.capacity(), 0);
+        assert_eq!(server.unread.buffer.capacity(), 0);
         assert_eq!(server.buffered_bytes(), 0);
         assert!(server.out.first().is_empty() && !server.out.is_one());
         assert!(size_of_val(&server) < 600, "{}", size_of_val(&server));
