@@ -134,8 +134,6 @@ pub const HISTORY_MESSAGES_MAX: usize = 1000;
 pub const PRESENCE_GONE_MAX: usize = 64;
 /// Single-use sign-in links that may be open at once.
 pub const SIGN_IN_LINKS_MAX: usize = 16;
-/// How long a sign-in link lives, in milliseconds (ten minutes).
-pub const SIGN_IN_LINK_TTL_MS: u64 = 600_000;
 /// Capabilities that a node may declare.
 pub const NODE_CAPS_MAX: usize = 64;
 /// Commands that a node may declare.
@@ -167,5 +165,3 @@ pub const EXEC_OPERAND_BYTES_MAX: u64 = 512 * 1024 * 1024;
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// How long a sign-in link works (B1).
 pub const SIGN_IN_LINK_TTL: Duration = Duration::from_secs(600);
-/// Calls in a row that a session's role or scopes forbid, before it is closed (R7).
-pub const UNAUTHORIZED_CALLS_MAX: u32 = 20;
