@@ -1,8 +1,9 @@
 //! WebSocket echo over loopback TCP beside a bare tokio TCP echo in the same run.
 //!
-//! `cargo bench --bench ws_echo [-- ROUNDS]`: prints messages per second of both and their ratio, the median of the
-//! rounds, beside the budget. The server has one thread and so has the load. The load sends frames made beforehand and
-//! counts the bytes that come back, so that it costs the same on both sides; the raw load sends the same payloads.
+//! `[CASE=TEXT] cargo bench --bench ws_echo [-- ROUNDS]`, TEXT being part of a row's name: prints messages per second of
+//! both and their ratio, the median of the rounds, beside the budget. The server has one thread and so has the load. The
+//! load sends frames made beforehand and counts the bytes that come back, so that it costs the same on both sides; the
+//! raw load sends the same payloads.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,12 +1,125 @@
 //! `node run`.
 
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::args::NodeRunArgs;
 use super::exit::{Exit, Failure};
-use super::session::Context;
+use super::output;
+use super::session::{self, Context};
+use crate::base::Secret;
+use crate::client::call::shown;
+use crate::client::credentials::{self, Caller, Query, Target};
+use crate::client::{ConnectError, Endpoint, Identity, Sent, WsUrl};
+use crate::config::{ExecMode, Settings};
+use crate::exec::Mode;
+use crate::machine;
+use crate::node_host::connect::{self, Notice, Stopped};
+use crate::node_host::{Host, Settings as HostSettings};
 
-pub async fn run(_context: &Context, _args: &NodeRunArgs) -> Result<(), Failure> {
-    Err(Failure::new(
-        Exit::Software,
-        "this build has no node host yet",
-    ))
+pub async fn run(context: &Context, args: &NodeRunArgs) -> Result<(), Failure> {
+    if context.common.url.is_some() {
+        return Err(Failure::new(Exit::Config, "node run takes no --url")
+            .with_remedy("say --host and --port"));
+    }
+    let settings = &context.settings;
+    let port = match args.port {
+        Some(port) => port,
+        None => settings.port(None)?,
+    };
+    let identity = Arc::new(Identity::load_or_create(&settings.paths.identity_dir())?);
+    output::note(&format!("node {}", identity.id()));
+    let host = HostSettings::of_process(mode(settings))
+        .map(Host::new)
+        .map_err(|error| Failure::new(Exit::Config, format!("no working directory: {error}")))?;
+    let host_settings = connect::Settings {
+        endpoint: Endpoint::Tcp(WsUrl::new(args.host.trim_matches(['[', ']']), port)),
+        identity,
+        display_name: args.display_name.clone().unwrap_or_else(machine::host_name),
+        break_glass: session::break_glass(&settings.env),
+        shared: shared(context),
+        notify: Box::new(|notice| output::note(&sentence(notice))),
+    };
+    let stop = stop_signal()?;
+    match connect::run(host_settings, Arc::new(host), stop).await {
+        Stopped::ByUs => Ok(()),
+        Stopped::Refused(ConnectError::Refused(error)) => Err(Failure {
+            // Whatever ends a node host for good, a restart will not cure.
+            exit: Exit::Config,
+            ..Failure::of_refusal(&error)
+        }),
+        Stopped::Refused(error) => Err(error.into()),
+        Stopped::Credentials(why) => Err(Failure::new(Exit::Config, why)),
+    }
+}
+
+/// The node's own policy. It can only narrow what the Gateway decides; a node that is told to ask leaves the asking to the
+/// Gateway, which sends the approval with the command.
+fn mode(settings: &Settings) -> Mode {
+    match settings.exec.mode {
+        ExecMode::Deny => Mode::Deny,
+        ExecMode::Allowlist => Mode::Allowlist,
+        ExecMode::Ask => Mode::Ask,
+        ExecMode::Full => Mode::Full,
+    }
+}
+
+/// The shared secret, looked up anew for each attempt, so that a rotated one is found.
+fn shared(context: &Context) -> Box<dyn Fn() -> Result<Sent, String> + Send + Sync> {
+    let settings = context.settings.clone();
+    let explicit = |text: &Option<String>| {
+        text.as_deref()
+            .filter(|text| !text.trim().is_empty())
+            .map(|text| Secret::new(text.as_bytes()))
+    };
+    let token = explicit(&context.common.token);
+    let password = explicit(&context.common.password);
+    Box::new(move || {
+        let chosen = credentials::choose(&Query {
+            mode: session::mode(&settings),
+            target: Target::Configured,
+            caller: Caller::NodeHost,
+            explicit_token: token.as_ref(),
+            explicit_password: password.as_ref(),
+            places: &session::places(&settings),
+        });
+        let chosen = chosen.map_err(|refused| refused.to_string())?;
+        Ok(Sent {
+            token: chosen.token,
+            password: chosen.password,
+            device_token: None,
+        })
+    })
+}
+
+fn sentence(notice: &Notice) -> String {
+    match notice {
+        Notice::Connected { gateway, version } => {
+            format!("connected to {gateway} (gateway {})", shown(version))
+        }
+        Notice::PairingRequired { request_id } => {
+            let id = request_id.as_deref().map(shown).unwrap_or_default();
+            format!(
+                "this device waits for approval; on the gateway's machine: portcullis devices approve {id}"
+            )
+        }
+        Notice::Disconnected { why, retry_in } => {
+            format!("{why}; trying again in {:.1} s", retry_in.as_secs_f32())
+        }
+        Notice::TokenNotKept { why } => format!("the device token could not be kept: {why}"),
+    }
+}
+
+/// Ends when a supervisor or the terminal says so.
+fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let failed = |error| Failure::new(Exit::Software, format!("no signals: {error}"));
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

@@ -46,6 +46,7 @@ const BROWSER_SCOPES: [Scope; 3] = [Scope::Read, Scope::Write, Scope::Approvals]
 
 /// Starts a Gateway and a node, and proves the way from a message to a command and back.
 pub fn run(args: &QuickstartArgs) -> Result<(), Failure> {
+    serve::log_to_stderr(tracing::Level::WARN);
     serve::runtime()?.block_on(prove_and_serve(args))
 }
 
@@ -307,12 +308,11 @@ async fn say(client: &Client, mut events: Events) -> Result<(), Failure> {
             .unwrap_or("no output");
         return Err(hop(7, "the command on the node", &printable(text)));
     }
-    for output in tool.result["content"][0]["text"]
-        .as_str()
-        .unwrap_or_default()
-        .trim_end()
-        .lines()
-    {
+    for output in command_output(
+        tool.result["content"][0]["text"]
+            .as_str()
+            .unwrap_or_default(),
+    ) {
         line(&format!("  output      {}", printable(output)));
     }
     line(&format!(
@@ -320,6 +320,15 @@ async fn say(client: &Client, mut events: Events) -> Result<(), Failure> {
         details["queueMs"], details["executionMs"], details["durationMs"]
     ));
     Ok(())
+}
+
+/// What the command printed: the fenced part of the tool's text, as the chat shows it.
+fn command_output(text: &str) -> impl Iterator<Item = &str> {
+    let fenced = text
+        .lines()
+        .skip_while(|line| !line.starts_with("```"))
+        .skip(1);
+    fenced.take_while(|line| !line.starts_with("```"))
 }
 
 /// What the agent did with a tool.
@@ -380,4 +389,19 @@ fn last_line(log: &Path) -> String {
 
 fn short(node: &NodeView) -> &str {
     &node.id.as_str()[..12]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_output_is_what_stands_in_the_fence() {
+        let text = "node (abc): exit code 0 (queue 0 ms)\n```\nLinux host\nsecond\n```";
+        assert_eq!(
+            command_output(text).collect::<Vec<_>>(),
+            ["Linux host", "second"]
+        );
+        assert_eq!(command_output("no fence").count(), 0);
+    }
 }

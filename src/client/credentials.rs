@@ -275,8 +275,8 @@ fn one_kind(
             continue;
         }
         match (winner, query.places.at(source, kind)) {
+            (_, Place::Unset) => note(source, Verdict::Unset),
             (Some((by, _)), _) => note(source, Verdict::Outranked { by }),
-            (None, Place::Unset) => note(source, Verdict::Unset),
             (None, Place::Value(secret)) => {
                 note(source, Verdict::Won);
                 winner = Some((source, secret));

@@ -332,7 +332,8 @@ impl Hub {
 
     /// Opens a single-use sign-in link for one browser and returns its code, which never holds the password.
     pub fn open_sign_in_link(&self, scopes: ScopeSet, by: Actor) -> Result<Secret, Fault> {
-        let expires_at_ms = machine::now_ms() + u64::try_from(limits::SIGN_IN_LINK_TTL.as_millis()).unwrap_or(0);
+        let expires_at_ms =
+            machine::now_ms() + u64::try_from(limits::SIGN_IN_LINK_TTL.as_millis()).unwrap_or(0);
         let (code, digest) = new_token();
         let id = uuid_v4(machine::random());
         let event = audit::Event::GrantCreated {

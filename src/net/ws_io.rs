@@ -199,6 +199,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsIo<S> {
         poll_fn(|cx| self.poll_receive(cx)).await
     }
 
+    /// As `receive`, but ends with `None` as soon as less than `bytes` are queued. Cancel-safe.
+    pub async fn receive_or_room(&mut self, bytes: usize) -> Result<Option<Event>, WsIoError> {
+        poll_fn(|cx| match self.poll_receive(cx) {
+            Poll::Ready(received) => Poll::Ready(received.map(Some)),
+            Poll::Pending if self.out.len() < bytes => Poll::Ready(Ok(None)),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
     /// Writes all that is queued. Cancel-safe.
     pub async fn flush(&mut self) -> Result<(), WsIoError> {
         poll_fn(|cx| self.poll_write_all(cx)).await

@@ -5,9 +5,11 @@
 //! Bounds: `EXEC_*` of `base::limits`: commands at once, output, arguments, environment, names.
 //! Errors: `NodeError`, in the reference's codes and words. A command that ran and failed is a result, not an error.
 
+pub mod connect;
 pub mod execute;
 mod prepare;
 pub mod process;
+pub mod retry;
 pub mod which;
 
 use std::ffi::OsString;

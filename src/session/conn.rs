@@ -91,32 +91,43 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let calls = Arc::new(Semaphore::new(limits::CALLS_PER_CONNECTION_MAX));
-    let mut last_heard = Instant::now();
-    let mut next_ping = last_heard + limits::PING_INTERVAL;
+    let mut heard = Heard::new(io.received_bytes());
+    let mut next_ping = Instant::now() + limits::PING_INTERVAL;
     let mut refused = 0_u32;
     loop {
-        let writable = io.buffered_bytes() < WRITE_AHEAD_BYTES;
-        tokio::select! {
-            event = io.receive() => {
-                last_heard = Instant::now();
-                match event {
-                    Ok(Event::Text(text)) => {
-                        if dispatch(&text, caller, outbox, control, &calls) == Accepted::No {
-                            refused += 1;
-                            if refused >= limits::UNAUTHORIZED_CALLS_MAX {
-                                outbox.close(1008, "repeated unauthorized calls");
-                            }
+        // While a slow reader has this much to read, only its own frames are attended to.
+        if io.buffered_bytes() >= WRITE_AHEAD_BYTES {
+            tokio::select! {
+                event = io.receive_or_room(WRITE_AHEAD_BYTES) => match event {
+                    Ok(Some(event)) => {
+                        heard.note();
+                        if let Err(reason) = attend(event, caller, outbox, control, &calls, &mut refused) {
+                            return reason;
                         }
                     }
-                    Ok(Event::Binary(_)) => outbox.close(1003, "binary frames are not part of the protocol"),
-                    Ok(Event::Ping(_) | Event::Pong(_)) => {}
-                    Ok(Event::Close { code, .. }) => {
-                        return format!("closed by peer ({})", code.unwrap_or(1005));
-                    }
+                    Ok(None) => {}
                     Err(error) => return format!("socket: {error}"),
+                },
+                () = sleep_until(heard.until()) => {
+                    if heard.is_silent(io.received_bytes()) {
+                        io.close(1001, "no sign of life");
+                        return "no sign of life".to_owned();
+                    }
                 }
             }
-            taken = reader.take(), if writable => match taken {
+            continue;
+        }
+        tokio::select! {
+            event = io.receive() => match event {
+                Ok(event) => {
+                    heard.note();
+                    if let Err(reason) = attend(event, caller, outbox, control, &calls, &mut refused) {
+                        return reason;
+                    }
+                }
+                Err(error) => return format!("socket: {error}"),
+            },
+            taken = reader.take() => match taken {
                 Taken::Frames(frames) => {
                     for frame in frames {
                         io.queue_text_owned(frame);
@@ -127,16 +138,76 @@ where
                     return format!("closed by us ({}): {}", farewell.code, farewell.reason);
                 }
             },
-            () = sleep_until(next_ping) => {
-                let now = Instant::now();
-                if now.duration_since(last_heard) >= limits::SILENCE_TIMEOUT {
+            () = sleep_until(next_ping.min(heard.until())) => {
+                if heard.is_silent(io.received_bytes()) {
                     io.close(1001, "no sign of life");
                     return "no sign of life".to_owned();
                 }
-                io.queue_ping();
-                next_ping = now + limits::PING_INTERVAL;
+                if next_ping <= Instant::now() {
+                    io.queue_ping();
+                    next_ping = Instant::now() + limits::PING_INTERVAL;
+                }
             }
         }
+    }
+}
+
+/// Handles one event. An error ends the session, with the reason for the record.
+fn attend(
+    event: Event,
+    caller: &Caller,
+    outbox: &Outbox,
+    control: &Arc<Control>,
+    calls: &Arc<Semaphore>,
+    refused: &mut u32,
+) -> Result<(), String> {
+    match event {
+        Event::Text(text) => {
+            if dispatch(&text, caller, outbox, control, calls) == Accepted::No {
+                *refused += 1;
+                if *refused >= limits::UNAUTHORIZED_CALLS_MAX {
+                    outbox.close(1008, "repeated unauthorized calls");
+                }
+            }
+        }
+        Event::Binary(_) => outbox.close(1003, "binary frames are not part of the protocol"),
+        Event::Ping(_) | Event::Pong(_) => {}
+        Event::Close { code, .. } => {
+            return Err(format!("closed by peer ({})", code.unwrap_or(1005)));
+        }
+    }
+    Ok(())
+}
+
+/// When the peer's bytes last grew in number: a long message counts while it arrives.
+struct Heard {
+    bytes: u64,
+    at: Instant,
+}
+
+impl Heard {
+    fn new(bytes: u64) -> Self {
+        Self {
+            bytes,
+            at: Instant::now(),
+        }
+    }
+
+    /// Something arrived; a pong counts as a sign of life.
+    fn note(&mut self) {
+        self.at = Instant::now();
+    }
+
+    fn until(&self) -> Instant {
+        self.at + limits::SILENCE_TIMEOUT
+    }
+
+    /// Part of a long message counts, too: nothing else shows it before it is whole.
+    fn is_silent(&mut self, bytes: u64) -> bool {
+        if bytes != self.bytes {
+            *self = Self::new(bytes);
+        }
+        self.at.elapsed() >= limits::SILENCE_TIMEOUT
     }
 }
 

@@ -29,6 +29,7 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Runs the Gateway until it is told to stop.
 pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
     let settings = gateway_settings(settings, flags)?;
+    log_to_stderr(tracing::Level::INFO);
     let runtime = runtime()?;
     runtime.block_on(async {
         let gateway = Gateway::start(settings)
@@ -45,6 +46,16 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
         gateway.stop(reason).await;
         Ok(())
     })
+}
+
+/// Logs of this level and above go to standard error, without colours, so that the peer's bytes stay text.
+pub(super) fn log_to_stderr(level: tracing::Level) {
+    // A second subscriber is refused; the first one stays.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_max_level(level)
+        .try_init();
 }
 
 /// The runtime of every long-lived command.
