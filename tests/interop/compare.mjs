@@ -1,7 +1,9 @@
 // Which keys the reference sends and we do not, and the other way round.
 //
-//   node compare.mjs --update WIRE_DIRECTORY       writes expected/ from recordings of the reference
-//   node compare.mjs --rows RECORDING.jsonl...     prints the rows that docs/COMPATIBILITY.md needs
+//   node compare.mjs --kinds WIRE_DIRECTORY            lists the frame kinds in recordings of the reference
+//   node compare.mjs --add WIRE_DIRECTORY KIND...      writes their key sets to expected/
+//   node compare.mjs --update WIRE_DIRECTORY           writes those of expected/ again
+//   node compare.mjs --rows RECORDING.jsonl...         prints the rows that docs/COMPATIBILITY.md needs
 //
 // A frame kind ("answer to node.list", "event tick", "refusal PAIRING_REQUIRED") has a key set: each path at which any of
 // its frames holds a value, with the types seen there. `[]` stands for any index.
@@ -66,6 +68,9 @@ const topmost = (path, other) => {
   return up === "" || other.has(up);
 };
 
+/** An array that one side never filled says nothing about its items. */
+const unfilled = (path, other) => path.endsWith("[]") && other.has(path.slice(0, -2));
+
 /** Rows `{frame, key, side}` for the kinds that both sides send. */
 function differences(ours, theirs) {
   const rows = [];
@@ -74,11 +79,11 @@ function differences(ours, theirs) {
     if (!our) continue;
     for (const [key, types] of their) {
       if (!our.has(key)) {
-        if (topmost(key, our)) rows.push({ frame, key, side: "theirs" });
+        if (topmost(key, our) && !unfilled(key, our)) rows.push({ frame, key, side: "theirs" });
       } else if (![...types].some((type) => our.get(key).has(type))) rows.push({ frame, key, side: "type" });
     }
     for (const key of our.keys()) {
-      if (!their.has(key) && topmost(key, their)) rows.push({ frame, key, side: "ours" });
+      if (!their.has(key) && topmost(key, their) && !unfilled(key, their)) rows.push({ frame, key, side: "ours" });
     }
   }
   return rows.sort((a, b) => text(a).localeCompare(text(b)));
