@@ -10,6 +10,7 @@
 
 mod handshake;
 mod origin;
+mod nodes;
 mod restart;
 #[allow(
     dead_code,

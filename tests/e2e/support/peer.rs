@@ -165,6 +165,13 @@ impl Peer {
         self.frame(|frame| frame["type"] == "event" && frame["event"] == name)["payload"].take()
     }
 
+    /// Whether such an event came while something else was waited for.
+    pub(crate) fn has_heard(&self, name: &str) -> bool {
+        self.aside
+            .iter()
+            .any(|frame| frame["type"] == "event" && frame["event"] == name)
+    }
+
     /// The next frame that is wanted; others are kept.
     pub(crate) fn frame(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         if let Some(at) = self.aside.iter().position(&wanted) {
