@@ -222,6 +222,26 @@ fn every_served_setting_is_described() {
     assert!(settings > 30, "found only {settings} settings");
 }
 
+#[test]
+fn every_dependency_has_its_reason() {
+    let manifest = read("Cargo.toml");
+    let reasons = read("docs/DEPENDENCIES.md");
+    let mut listed = false;
+    let mut crates = 0;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            listed = line.ends_with("dependencies]");
+        } else if listed && let Some((name, _)) = line.split_once(" = ") {
+            crates += 1;
+            assert!(
+                code_spans(&reasons).contains(&name),
+                "{name} stands in Cargo.toml and has no reason"
+            );
+        }
+    }
+    assert!(crates > 10, "found only {crates} crates");
+}
+
 /// The fenced blocks that open with these words.
 fn samples<'a>(text: &'a str, opening: &str) -> Vec<&'a str> {
     text.split(&format!("```{opening}\n"))
@@ -255,9 +275,18 @@ fn start(sample: &str) -> Result<(), String> {
 #[test]
 fn samples_start_or_are_refused_as_they_say() {
     let text = read("docs/CONFIG.md");
+    let readme = read("README.md");
     let accepted = samples(&text, "json5");
     let refused = samples(&text, "json5 refused");
     assert!(accepted.len() >= 2 && refused.len() >= 2);
+    // README's sample has its secret in the environment.
+    for sample in samples(&readme, "json5") {
+        let secret = sample.replace(
+            "mode: \"password\"",
+            "mode: \"password\", password: \"$SECRET\"",
+        );
+        assert_eq!(start(&secret), Ok(()), "{sample}");
+    }
     for sample in accepted {
         assert_eq!(start(sample), Ok(()), "{sample}");
     }
