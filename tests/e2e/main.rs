@@ -10,6 +10,7 @@
 
 mod nodes;
 mod restart;
+mod run;
 #[allow(
     dead_code,
     unused_imports,
