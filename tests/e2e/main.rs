@@ -9,6 +9,8 @@
 )]
 
 mod nodes;
+mod handshake;
+mod origin;
 mod restart;
 mod run;
 #[allow(

@@ -1,7 +1,7 @@
 //! HTTP as bytes, so that a request may be as odd as a test wants it.
 
-use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 
 use super::Gateway;
 
@@ -41,17 +41,35 @@ impl Answer {
     }
 }
 
-/// Sends bytes and reads until the Gateway closes; `None` if it closed without an answer.
-///
-/// The sending half is closed first, so that a Gateway that waits for more sees that there is none.
+/// Sends bytes and reads one answer; `None` if the Gateway closed without one.
 pub(crate) fn exchange(gateway: &Gateway, request: &[u8]) -> Option<Answer> {
     let mut stream = gateway.dial();
     // The Gateway may refuse before it has read all.
     let _ = stream.write_all(request);
-    let _ = stream.shutdown(Shutdown::Write);
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    Answer::parse(&answer)
+    read_answer(&mut stream)
+}
+
+/// Reads to the end of one answer, as its `Content-Length` tells, or of the connection.
+pub(crate) fn read_answer(stream: &mut TcpStream) -> Option<Answer> {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let got = match stream.read(&mut piece) {
+            Ok(got) => got,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+            Err(error) => panic!("no answer and no end: {error}"),
+        };
+        bytes.extend_from_slice(&piece[..got]);
+        let answer = Answer::parse(&bytes);
+        let is_whole = answer.as_ref().is_some_and(|answer| {
+            let length = answer.header("content-length");
+            answer.status == 101
+                || length.is_some_and(|length| length.parse() == Ok(answer.body.len()))
+        });
+        if is_whole || got == 0 {
+            return answer;
+        }
+    }
 }
 
 /// A plain request with this target and these further header lines.
