@@ -8,8 +8,8 @@
     reason = "helpers of tests are tests, which clippy.toml cannot see"
 )]
 
-mod nodes;
 mod handshake;
+mod nodes;
 mod origin;
 mod restart;
 mod run;
