@@ -8,10 +8,11 @@
     reason = "helpers of tests are tests, which clippy.toml cannot see"
 )]
 
+mod nodes;
 mod handshake;
 mod origin;
-mod nodes;
 mod restart;
+mod run;
 #[allow(
     dead_code,
     unused_imports,
