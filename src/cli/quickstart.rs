@@ -3,7 +3,6 @@
 //! A Gateway in this process, a node host as a second one, a message through the agent, a command on the node, its
 //! output back. Everything lives in a profile of its own and nothing of another program is touched.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -116,8 +115,12 @@ async fn serve_on(gateway: &Gateway, mut child: Child) -> Result<&'static str, F
     let scopes: ScopeSet = BROWSER_SCOPES.into_iter().collect();
     let code = gateway
         .hub
-        .open_sign_in_link(scopes, Actor::System { rule: "quickstart" })
-        .map_err(|fault| hop(8, "the sign-in link", &fault.to_string()))?;
+        .open_sign_in_link(
+            ScopeSet::all(),
+            scopes,
+            Actor::System { rule: "quickstart" },
+        )
+        .map_err(|refused| hop(8, "the sign-in link", &refused.to_string()))?;
     line(&format!(
         "  chat page   http://127.0.0.1:{}/#bootstrap={}",
         gateway.port,
@@ -167,13 +170,16 @@ fn settings(paths: &Paths, port: u16, password: &str) -> Result<GatewaySettings,
         commands: CommandPolicy::default(),
         per_node: Vec::new(),
         exec_mode: Mode::Ask,
+        serve_page: true,
         exec_timeout: EXEC_TIMEOUT,
         turn_timeout: EXEC_TIMEOUT + HOP_TIMEOUT,
     })
 }
 
 fn start_node(paths: &Paths, port: u16, password: &str, log: &Path) -> std::io::Result<Child> {
-    let log = File::create(log)?;
+    // Private like everything in the profile, and of this run only.
+    let log = files::open_or_create(log).map_err(std::io::Error::other)?;
+    log.set_len(0)?;
     Command::new(std::env::current_exe()?)
         .args([
             "node",
@@ -193,6 +199,8 @@ fn start_node(paths: &Paths, port: u16, password: &str, log: &Path) -> std::io::
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
+        // Ctrl-C at the terminal is this process's to hear; it ends the node host itself.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
 }
