@@ -8,9 +8,10 @@
     reason = "helpers of tests are tests, which clippy.toml cannot see"
 )]
 
-mod nodes;
 mod handshake;
+mod nodes;
 mod origin;
+mod quickstart;
 mod restart;
 mod run;
 #[allow(
