@@ -70,21 +70,26 @@ async fn prove_and_serve(args: &QuickstartArgs) -> Result<(), Failure> {
     line(&format!(
         "  password    {password}  (for this run only; not shown again)"
     ));
-    let proof = prove(&gateway, &paths, &password).await;
-    let node = match proof {
-        Ok(node) => node,
-        Err(failure) => {
-            gateway.stop("quickstart failed").await;
-            return Err(failure);
-        }
+    // Watched from before the node host starts, so that no signal ends this process without its node.
+    let mut stop = std::pin::pin!(serve::stop_signal());
+    let proof = tokio::select! {
+        biased;
+        reason = &mut stop => Err(Failure::new(Exit::Temporary, format!("{reason} before the proof"))),
+        proof = prove(&gateway, &paths, &password) => proof,
     };
-    let end = if args.once {
-        Ok("quickstart --once")
-    } else {
-        serve_on(&gateway, node.child).await
+    let end = match proof {
+        Err(failure) => Err(failure),
+        Ok(_) if args.once => Ok(()),
+        Ok(node) => serve_on(&gateway, node.child, stop).await,
     };
-    gateway.stop("quickstart ended").await;
-    end.map(|_| ())
+    gateway
+        .stop(if end.is_ok() {
+            "quickstart ended"
+        } else {
+            "quickstart failed"
+        })
+        .await;
+    end
 }
 
 /// The running node host. Its process ends with this one.
@@ -111,7 +116,11 @@ async fn prove(gateway: &Gateway, paths: &Paths, password: &str) -> Result<Node,
 }
 
 /// Ctrl-C ends it; so does the end of the node host.
-async fn serve_on(gateway: &Gateway, mut child: Child) -> Result<&'static str, Failure> {
+async fn serve_on(
+    gateway: &Gateway,
+    mut child: Child,
+    stop: impl Future<Output = &'static str>,
+) -> Result<(), Failure> {
     let scopes: ScopeSet = BROWSER_SCOPES.into_iter().collect();
     let code = gateway
         .hub
@@ -129,9 +138,9 @@ async fn serve_on(gateway: &Gateway, mut child: Child) -> Result<&'static str, F
     line("              (signs in one browser, once, within ten minutes)\n");
     line("Serving until Ctrl-C.");
     tokio::select! {
-        reason = serve::stop_signal() => {
+        _ = stop => {
             let _ = child.kill().await;
-            Ok(reason)
+            Ok(())
         }
         status = child.wait() => {
             let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());

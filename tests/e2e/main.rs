@@ -11,6 +11,7 @@
 mod handshake;
 mod nodes;
 mod origin;
+mod quickstart;
 mod restart;
 mod run;
 #[allow(
