@@ -288,11 +288,12 @@ pub(super) fn event(
                 reason: Some("updated".into()),
             })
         }
-        // The node waits for this answer before it sends its result.
+        // The node waits for this answer before it sends its result. The schema wants more than the bare `ok` that the
+        // reference answers.
         "exec.started" | "exec.finished" | "exec.denied" => Ok(NodeEventResult {
             ok: true,
-            event: None,
-            handled: None,
+            event: Some(given.event),
+            handled: Some(true),
             reason: None,
         }),
         _ => Ok(NodeEventResult {

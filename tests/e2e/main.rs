@@ -1,0 +1,21 @@
+//! The real program, from outside: started as an operator starts it, spoken to by an independent WebSocket peer.
+//!
+//! One module per behaviour; a test that shows a row of the invariants bears its id. Nothing sleeps to wait: a test
+//! waits for what the program says, and every wait ends in a failure after `support::PATIENCE`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, which clippy.toml cannot see"
+)]
+
+mod nodes;
+mod handshake;
+mod origin;
+mod restart;
+mod run;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "modules are added on several branches, each using its part"
+)]
+mod support;

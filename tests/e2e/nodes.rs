@@ -1,0 +1,614 @@
+//! What a node may be told, who may tell it, and whose word counts as its answer (rows N1–N9).
+//!
+//! The node here is scripted: it has a device key of its own and says what a test wants it to say.
+
+use std::io::Read as _;
+
+use serde_json::{Value, json};
+
+use crate::support::{Connect, Device, Gateway, Peer, Setup, WireError};
+
+const RUN: [&str; 3] = ["system.run", "system.run.prepare", "system.which"];
+const PENDING: &str =
+    "node command not allowed: the node's declared command surface is pending approval";
+
+/// A scripted node: one device, and its present connection.
+struct Node {
+    device: Device,
+    connect: Connect,
+    peer: Peer,
+}
+
+impl Node {
+    /// Connects and is paired silently; what it declares still waits.
+    fn pending(gateway: &Gateway, commands: &[&str]) -> Self {
+        Self::declaring(gateway, Connect::node().with("commands", json!(commands)))
+    }
+
+    fn declaring(gateway: &Gateway, connect: Connect) -> Self {
+        let device = Device::new();
+        let (peer, hello) = Peer::admitted(gateway, &connect, &device);
+        assert_eq!(hello["auth"]["role"], "node");
+        Self {
+            device,
+            connect,
+            peer,
+        }
+    }
+
+    /// The same, and an operator approves all that it declares.
+    fn approved(gateway: &Gateway, operator: &mut Peer, commands: &[&str]) -> Self {
+        let node = Self::pending(gateway, commands);
+        node.approve(operator);
+        node
+    }
+
+    fn id(&self) -> &str {
+        &self.device.id
+    }
+
+    fn approve(&self, operator: &mut Peer) {
+        let request = self.entry(operator)["pendingRequestId"].clone();
+        operator
+            .call("node.pair.approve", &json!({"requestId": request}))
+            .unwrap();
+    }
+
+    /// The node as operators see it.
+    fn entry(&self, operator: &mut Peer) -> Value {
+        operator
+            .call("node.describe", &json!({"nodeId": self.id()}))
+            .unwrap()
+    }
+
+    /// A further connection of the same device.
+    fn again(&self, gateway: &Gateway) -> Peer {
+        Peer::admitted(gateway, &self.connect, &self.device).0
+    }
+
+    /// Starts an invoke and returns the operator's request id.
+    fn ask(&self, operator: &mut Peer, command: &str, params: &Value) -> String {
+        self.ask_within(operator, command, params, 30_000)
+    }
+
+    fn ask_within(
+        &self,
+        operator: &mut Peer,
+        command: &str,
+        params: &Value,
+        timeout_ms: u64,
+    ) -> String {
+        let device = Device::new();
+        operator.request(
+            "node.invoke",
+            &json!({
+                "nodeId": self.id(),
+                "command": command,
+                "params": params,
+                "timeoutMs": timeout_ms,
+                // Random enough to be new each time.
+                "idempotencyKey": device.id,
+            }),
+        )
+    }
+
+    /// An invoke that is refused without the node's hearing of it.
+    fn refused(&mut self, operator: &mut Peer, command: &str) -> WireError {
+        let id = self.ask(operator, command, &json!({}));
+        let error = operator.answer(&id).unwrap_err();
+        self.heard_nothing();
+        assert_eq!(error.0["details"]["dispatched"], "no", "{error:?}");
+        error
+    }
+
+    /// No request has been sent to this node that it has not taken.
+    fn heard_nothing(&mut self) {
+        // Whatever was sent before this answer has arrived before it.
+        self.peer.call("node.pending.pull", &json!({})).unwrap();
+        assert!(!self.peer.has_heard("node.invoke.request"));
+    }
+
+    fn taken(&mut self) -> Value {
+        self.peer.event("node.invoke.request")
+    }
+
+    fn report(&mut self, request: &Value, payload_json: &str) -> Value {
+        let result = self.result(request, payload_json);
+        self.peer.call("node.invoke.result", &result).unwrap()
+    }
+
+    fn result(&self, request: &Value, payload_json: &str) -> Value {
+        json!({"id": request["id"], "nodeId": self.id(), "ok": true, "payloadJSON": payload_json})
+    }
+
+    /// A whole round: an operator asks, the node answers, the answer arrives.
+    fn serves(&mut self, operator: &mut Peer, command: &str) {
+        let id = self.ask(operator, command, &json!({"bins": ["sh"]}));
+        let request = self.taken();
+        assert_eq!(request["command"], command);
+        assert_eq!(request["nodeId"], self.id());
+        assert_eq!(self.report(&request, "{\"served\":1}"), json!({"ok": true}));
+        let answer = operator.answer(&id).unwrap();
+        assert_eq!(answer["payload"], json!({"served": 1}));
+    }
+}
+
+#[test]
+fn n1_nothing_runs_before_an_operator_approved_it_and_then_only_that() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::pending(&gateway, &RUN);
+    let error = node.refused(&mut operator, "system.run");
+    assert_eq!(error.code(), "INVALID_REQUEST");
+    assert_eq!(error.message(), PENDING);
+    let entry = node.entry(&mut operator);
+    assert_eq!(entry["approvalState"], "pending-approval");
+    assert_eq!(entry["commands"], json!([]));
+    assert_eq!(
+        error.0["details"]["requestId"], entry["pendingRequestId"],
+        "the refusal names what to approve"
+    );
+    let mut plain = Node::approved(&gateway, &mut operator, &["system.which"]);
+    plain.serves(&mut operator, "system.which");
+    let error = plain.refused(&mut operator, "system.run.prepare");
+    assert_eq!(
+        error.message(),
+        "node command not allowed: command not declared by node"
+    );
+}
+
+#[test]
+fn n1_an_approved_subset_is_all_that_runs() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::pending(&gateway, &RUN);
+    let pending = gateway.cli_json(&["nodes", "pending"]);
+    let request = pending["pending"][0]["requestId"].as_str().unwrap();
+    let stranger = gateway.cli(&["nodes", "approve", request, "--commands", "camera.snap"]);
+    assert!(!stranger.status.success(), "{stranger:?}");
+    let output = gateway.cli(&["nodes", "approve", request, "--commands", "system.which"]);
+    assert!(output.status.success(), "{output:?}");
+    node.serves(&mut operator, "system.which");
+    let error = node.refused(&mut operator, "system.run.prepare");
+    assert!(error.message().contains("was not approved for this node"));
+}
+
+#[test]
+fn n2_a_reconnect_with_more_commands_keeps_the_old_set_until_it_is_approved() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    node.connect = Connect::node().with("commands", json!(["system.which", "system.notify"]));
+    node.peer = node.again(&gateway);
+    let entry = node.entry(&mut operator);
+    assert_eq!(entry["approvalState"], "pending-reapproval");
+    assert_eq!(entry["commands"], json!(["system.which"]));
+    node.serves(&mut operator, "system.which");
+    assert_eq!(
+        node.refused(&mut operator, "system.notify").message(),
+        PENDING
+    );
+    node.approve(&mut operator);
+    node.serves(&mut operator, "system.notify");
+}
+
+#[test]
+fn n2_racing_reconnects_leave_one_session_and_never_the_wider_set() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let wider = Connect::node().with("commands", json!(["system.which", "system.notify"]));
+    let (mut narrow, mut wide) = (Peer::open(&gateway), Peer::open(&gateway));
+    let sign = |connect: &Connect, peer: &Peer| {
+        let signed = connect.clone();
+        signed.signed(&node.device, &peer.nonce, peer.challenged_at)
+    };
+    let (first, second) = (sign(&node.connect, &narrow), sign(&wider, &wide));
+    let ids = (
+        narrow.request("connect", &first.params),
+        wide.request("connect", &second.params),
+    );
+    narrow.answer(&ids.0).unwrap();
+    wide.answer(&ids.1).unwrap();
+    assert_eq!(
+        node.entry(&mut operator)["commands"],
+        json!(["system.which"])
+    );
+    assert_eq!(node.peer.closed().0, 4000);
+    // One of the two has been replaced by the other.
+    let id = node.ask(&mut operator, "system.notify", &json!({}));
+    assert!(operator.answer(&id).is_err());
+    let status = operator.call("node.list", &json!({})).unwrap();
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn n2_a_changed_platform_or_family_is_not_let_in_and_changes_nothing() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    for (key, value) in [("platform", "macos"), ("deviceFamily", "Mac")] {
+        let other = node.connect.clone().with_client(key, json!(value));
+        let error = Peer::open(&gateway)
+            .connect_as(&other, &node.device)
+            .unwrap_err();
+        assert_eq!(error.code(), "NOT_PAIRED", "{error:?}");
+        assert_eq!(error.0["details"]["reason"], "metadata-upgrade");
+    }
+    node.serves(&mut operator, "system.which");
+    assert_eq!(node.entry(&mut operator)["platform"], "linux");
+}
+
+#[test]
+fn n3_a_platform_that_only_looks_known_gets_nothing() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    for platform in [
+        "\u{ff4d}acos",
+        "m\u{430}cos",
+        "macos\u{a0}",
+        "linuxx",
+        "plan9",
+    ] {
+        let connect = Connect::node()
+            .with("commands", json!(RUN))
+            .with_client("platform", json!(platform));
+        let mut node = Node::declaring(&gateway, connect);
+        node.approve(&mut operator);
+        let error = node.refused(&mut operator, "system.run");
+        assert!(
+            error.message().contains("gateway.nodes.commands.allow"),
+            "{platform:?}: {error:?}"
+        );
+        assert_eq!(node.entry(&mut operator)["commands"], json!([]));
+    }
+    // The same with other capitals is the same platform.
+    let connect = Connect::node().with_client("platform", json!("Linux"));
+    let mut node = Node::declaring(&gateway, connect);
+    node.approve(&mut operator);
+    node.serves(&mut operator, "system.which");
+}
+
+#[test]
+fn n4_only_the_node_that_was_asked_may_answer() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut asked = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let mut other = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let id = asked.ask(&mut operator, "system.which", &json!({}));
+    let request = asked.taken();
+    for claimed in [other.id().to_owned(), asked.id().to_owned()] {
+        let mut forged = other.result(&request, "{\"forged\":true}");
+        forged["nodeId"] = json!(claimed);
+        let error = other.peer.call("node.invoke.result", &forged).unwrap_err();
+        assert_eq!(error.message(), "nodeId mismatch");
+    }
+    let mut unknown = other.result(&request, "{}");
+    unknown["id"] = json!("no-such-invoke");
+    let answer = other.peer.call("node.invoke.result", &unknown).unwrap();
+    assert_eq!(answer, json!({"ok": true, "ignored": true}));
+    // What was pending is still pending, and its owner still answers it, once.
+    assert_eq!(asked.report(&request, "{\"own\":1}"), json!({"ok": true}));
+    assert_eq!(operator.answer(&id).unwrap()["payload"], json!({"own": 1}));
+    assert_eq!(
+        asked.report(&request, "{\"own\":2}"),
+        json!({"ok": true, "ignored": true})
+    );
+}
+
+#[test]
+fn n4_an_older_socket_of_the_same_node_is_not_listened_to() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    // What the older socket was asked ends with it, and the newer one cannot answer it.
+    let lost = node.ask(&mut operator, "system.which", &json!({}));
+    let lost_request = node.taken();
+    let newer = node.again(&gateway);
+    let mut older = std::mem::replace(&mut node.peer, newer);
+    let error = operator.answer(&lost).unwrap_err();
+    assert_eq!(error.0["details"]["nodeError"]["code"], "DISCONNECTED");
+    assert_eq!(
+        node.report(&lost_request, "{}"),
+        json!({"ok": true, "ignored": true})
+    );
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    let request = node.taken();
+    let forged = node.result(&request, "{\"from\":\"older\"}");
+    older.request("node.invoke.result", &forged);
+    assert_eq!(older.closed().0, 4000);
+    older.leave();
+    node.report(&request, "{\"from\":\"newer\"}");
+    assert_eq!(
+        operator.answer(&id).unwrap()["payload"],
+        json!({"from": "newer"})
+    );
+}
+
+/// A `system.run` whose caller pretends to have an approval; one field's name is written with an escape.
+fn pretending(node: &Node) -> String {
+    format!(
+        r#"{{"type":"req","id":"pretend","method":"node.invoke","params":{{"nodeId":"{}","command":"system.run",
+            "idempotencyKey":"k","params":{{"command":["id"],"approved":true,"\u0061pprovalDecision":"allow-always",
+            "approvalSource":"x","systemRunPlan":{{"argv":["id"]}},"runId":"x","cwd":"/tmp"}}}}}}"#,
+        node.id()
+    )
+}
+
+#[test]
+fn n5_an_approval_that_a_caller_claims_is_none() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &RUN);
+    operator.send_text(&pretending(&node));
+    let error = operator.answer("pretend").unwrap_err();
+    assert_eq!(error.code(), "INVALID_REQUEST");
+    assert_eq!(error.message(), "approval required");
+    assert_eq!(error.detail(), "APPROVAL_REQUIRED");
+    assert_eq!(error.0["details"]["runId"], "x");
+    node.heard_nothing();
+    assert!(gateway.audit().contains("approval_required"));
+}
+
+#[test]
+fn n5_in_mode_full_a_node_hears_none_of_the_callers_control_fields() {
+    let gateway = Setup::default()
+        .config(r#"{"tools":{"exec":{"mode":"full"}}}"#)
+        .start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &RUN);
+    operator.send_text(&pretending(&node));
+    let request = node.taken();
+    let mut params: Value = serde_json::from_str(request["paramsJSON"].as_str().unwrap()).unwrap();
+    let run_id = params.as_object_mut().unwrap().remove("runId").unwrap();
+    assert_ne!(run_id, "x", "the run's id is ours");
+    assert_eq!(params, json!({"command": ["id"], "cwd": "/tmp"}));
+    node.report(&request, "{}");
+    operator.answer("pretend").unwrap();
+}
+
+#[test]
+fn n6_exec_approvals_cannot_be_invoked() {
+    let gateway = Setup::default()
+        .config(r#"{"gateway":{"nodes":{"commands":{"allow":["system.execApprovals.set"]}}}}"#)
+        .start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.execApprovals.set"]);
+    for command in ["system.execApprovals.set", "system.execApprovals.get"] {
+        assert_eq!(
+            node.refused(&mut operator, command).message(),
+            "node.invoke does not allow system.execApprovals.*; use exec.approvals.node.*"
+        );
+    }
+}
+
+#[test]
+fn n7_nodes_call_nothing_of_operators_and_operators_nothing_of_nodes() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let invoke = json!({"nodeId": node.id(), "command": "system.which", "idempotencyKey": "k"});
+    let chat = json!({"sessionKey": "main", "message": "/nodes", "idempotencyKey": "k"});
+    for (method, params) in [
+        ("node.list", json!({})),
+        ("node.invoke", invoke),
+        ("chat.send", chat),
+        ("device.pair.list", json!({})),
+        ("health", json!({})),
+    ] {
+        let error = node.peer.call(method, &params).unwrap_err();
+        assert_eq!(error.message(), "unauthorized role: node", "{method}");
+    }
+    for method in [
+        "node.invoke.result",
+        "node.invoke.progress",
+        "node.event",
+        "node.pending.pull",
+    ] {
+        let error = operator.call(method, &json!({})).unwrap_err();
+        assert_eq!(error.message(), "unauthorized role: operator", "{method}");
+    }
+}
+
+#[test]
+fn n8_deny_beats_allow_and_dangerous_commands_are_opt_in() {
+    const DANGEROUS: [&str; 4] = ["camera.snap", "screen.record", "sms.send", "system.which"];
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &DANGEROUS);
+    assert_eq!(
+        node.entry(&mut operator)["commands"],
+        json!(["system.which"])
+    );
+    for command in &DANGEROUS[..3] {
+        assert_eq!(
+            node.refused(&mut operator, command).message(),
+            format!(
+                "node command not allowed: {command:?} requires explicit gateway.nodes.commands.allow opt-in"
+            )
+        );
+    }
+    let gateway = Setup::default()
+        .config(
+            r#"{"gateway":{"nodes":{"commands":{
+                "allow":["camera.snap","screen.record"],"deny":["camera.snap"]}}}}"#,
+        )
+        .start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &DANGEROUS);
+    node.serves(&mut operator, "screen.record");
+    assert_eq!(
+        node.refused(&mut operator, "camera.snap").message(),
+        "node command not allowed: \"camera.snap\" is denied by gateway.nodes.commands.deny"
+    );
+}
+
+#[test]
+fn n9_the_newest_session_serves_and_the_end_of_an_older_one_changes_nothing() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let newer = node.again(&gateway);
+    let mut older = std::mem::replace(&mut node.peer, newer);
+    assert_eq!(older.closed().0, 4000);
+    older.leave();
+    assert_eq!(node.entry(&mut operator)["connected"], true);
+    node.serves(&mut operator, "system.which");
+}
+
+#[test]
+fn at_the_deadline_the_caller_is_answered_and_the_node_is_told_to_stop() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let id = node.ask_within(&mut operator, "system.which", &json!({}), 50);
+    let request = node.taken();
+    assert!(request["timeoutMs"].as_u64().unwrap() <= 50);
+    let error = operator.answer(&id).unwrap_err();
+    assert_eq!(error.code(), "UNAVAILABLE");
+    assert_eq!(error.message(), "TIMEOUT: node invoke timed out");
+    assert_eq!(error.0["details"]["dispatched"], "yes");
+    assert_eq!(error.0["details"]["category"], "timeout");
+    let cancel = node.peer.event("node.invoke.cancel");
+    assert_eq!(
+        cancel,
+        json!({"invokeId": request["id"], "nodeId": node.id()})
+    );
+    assert!(!gateway.audit().contains("\"late\":true"));
+    // What comes after the deadline is on record, and answers nobody.
+    assert_eq!(
+        node.report(&request, "{}"),
+        json!({"ok": true, "ignored": true})
+    );
+    assert!(gateway.audit().contains("\"late\":true"));
+    node.serves(&mut operator, "system.which");
+}
+
+#[test]
+fn a_node_that_leaves_takes_its_invokes_along_and_nobody_knows_how_far_they_came() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    node.taken();
+    node.peer
+        .stream()
+        .shutdown(std::net::Shutdown::Both)
+        .unwrap();
+    let error = operator.answer(&id).unwrap_err();
+    assert_eq!(error.code(), "UNAVAILABLE");
+    assert_eq!(
+        error.message(),
+        "DISCONNECTED: node disconnected (system.which)"
+    );
+    assert_eq!(error.0["details"]["dispatched"], "unknown");
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    let error = operator.answer(&id).unwrap_err();
+    assert_eq!(error.message(), "node not connected");
+    assert_eq!(error.0["details"]["dispatched"], "no");
+}
+
+#[test]
+fn a_nodes_own_error_is_passed_on() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    let request = node.taken();
+    let error = json!({"code": "E_BINS", "message": "no bins given"});
+    let result = json!({"id": request["id"], "nodeId": node.id(), "ok": false, "error": error});
+    node.peer.call("node.invoke.result", &result).unwrap();
+    let refused = operator.answer(&id).unwrap_err();
+    assert_eq!(refused.code(), "UNAVAILABLE");
+    assert_eq!(refused.message(), "E_BINS: no bins given");
+    assert_eq!(refused.0["details"]["nodeError"], error);
+    assert_eq!(refused.0["details"]["nodeCommandDispatched"], true);
+}
+
+#[test]
+fn a_result_is_relayed_as_it_is_or_not_at_all() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    let request = node.taken();
+    node.report(&request, "no JSON");
+    let answer = operator.answer(&id).unwrap();
+    assert_eq!(answer["payload"], json!({"payloadJSON": "no JSON"}));
+    assert_eq!(answer["payloadJSON"], "no JSON");
+
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    let request = node.taken();
+    node.report(&request, r#"{"exitCode":0,"exitCode":1}"#);
+    let error = operator.answer(&id).unwrap_err();
+    assert_eq!(error.0["details"]["nodeError"]["code"], "INVALID_RESULT");
+
+    // A frame that repeats a key is no request: what is pending stays so.
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    let request = node.taken();
+    let twice = node.result(&request, "{}").to_string();
+    let twice = twice.replace("\"ok\":true", "\"ok\":true,\"payload\":{\"a\":1,\"a\":2}");
+    node.peer.send_text(&format!(
+        r#"{{"type":"req","id":"twice","method":"node.invoke.result","params":{twice}}}"#
+    ));
+    let refused = node.peer.frame(|frame| frame["type"] == "res");
+    assert_eq!(refused["ok"], false, "{refused}");
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("invalid request frame"), "{message}");
+
+    let large = json!({"text": "\u{e9}".repeat(512 * 1024)}).to_string();
+    assert!(large.len() > 1024 * 1024);
+    node.report(&request, &large);
+    let answer = operator.answer(&id).unwrap();
+    assert!(answer["payloadJSON"] == large.as_str());
+    assert!(answer["payload"]["text"].as_str().unwrap().len() == 1024 * 1024);
+}
+
+#[test]
+fn a_result_over_the_limit_ends_the_nodes_session_and_nothing_else() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    node.taken();
+    // A masked text frame that announces one byte more than `policy.maxPayload`; the header is enough.
+    let mut header = vec![0x81, 0xff];
+    header.extend((25 * 1024 * 1024 + 1_u64).to_be_bytes());
+    header.extend([0; 4]);
+    node.peer.send_raw(&header);
+    assert_eq!(node.peer.closed().0, 1009);
+    let error = operator.answer(&id).unwrap_err();
+    assert_eq!(error.0["details"]["nodeError"]["code"], "DISCONNECTED");
+    assert_eq!(error.0["details"]["dispatched"], "unknown");
+    node.peer = node.again(&gateway);
+    node.serves(&mut operator, "system.which");
+}
+
+#[test]
+fn a_node_of_protocol_3_is_served_and_an_operator_is_not() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let old = |connect: Connect| {
+        let older = connect.with("minProtocol", json!(3));
+        older.with("maxProtocol", json!(3))
+    };
+    let mut node = Node::declaring(&gateway, old(Connect::node()));
+    node.approve(&mut operator);
+    node.serves(&mut operator, "system.which");
+    let error = Peer::open(&gateway)
+        .connect(&old(Connect::cli()))
+        .unwrap_err();
+    assert_eq!(error.detail(), "PROTOCOL_MISMATCH", "{error:?}");
+}
+
+#[test]
+fn a_ping_is_answered_with_its_own_bytes() {
+    let gateway = Gateway::start();
+    let mut node = Node::pending(&gateway, &RUN);
+    // RFC 6455 §5.5.2; the mask is zero. Nothing else is on its way to a node that was not asked anything.
+    node.peer.send_raw(b"\x89\x84\0\0\0\0live");
+    let mut pong = [0; 6];
+    node.peer.stream().read_exact(&mut pong).unwrap();
+    assert_eq!(&pong, b"\x8a\x04live");
+}

@@ -1,0 +1,374 @@
+//! The main job with the real node host: a message reaches a node, the node executes, the result comes back.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{
+    Connect, Gateway, PASSWORD, PATIENCE, Peer, Process, Setup, peak_memory_kib, program,
+};
+
+/// A Gateway and one approved node host.
+struct Lab {
+    gateway: Gateway,
+    node: NodeHost,
+}
+
+impl Lab {
+    fn start() -> Self {
+        Self::of(Gateway::start())
+    }
+
+    fn of(gateway: Gateway) -> Self {
+        let home = TempDir::new().unwrap();
+        let node = NodeHost::start(home, &gateway, Some(PASSWORD));
+        let pending = gateway.cli_json(&["nodes", "pending"]);
+        let request = pending["pending"][0]["requestId"].as_str().unwrap();
+        let approved = gateway.cli(&["nodes", "approve", request]);
+        assert!(approved.status.success(), "{approved:?}");
+        Self { gateway, node }
+    }
+
+    /// What `agent --message` prints; it must succeed.
+    fn say(&self, message: &str) -> String {
+        let output = self.gateway.cli(&["agent", "--message", message]);
+        assert!(output.status.success(), "{message}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A file in the node's home.
+    fn path(&self, name: &str) -> PathBuf {
+        self.node.home.path().join(name)
+    }
+}
+
+/// `portcullis node run` in a home of its own.
+struct NodeHost {
+    home: TempDir,
+    process: Process,
+}
+
+impl NodeHost {
+    /// Returns once it is connected.
+    fn start(home: TempDir, gateway: &Gateway, password: Option<&str>) -> Self {
+        let mut command = program(home.path(), &[]);
+        command.args([
+            "node",
+            "run",
+            "--host",
+            "127.0.0.1",
+            "--display-name",
+            "lab",
+        ]);
+        command.args(["--port", &gateway.port().to_string()]);
+        command.envs(password.map(|it| ("OPENCLAW_GATEWAY_PASSWORD", it)));
+        let mut process = Process::spawn(&mut command);
+        process.line("connected to");
+        Self { home, process }
+    }
+
+    /// Ends it and starts it again without the shared secret.
+    fn start_again_without_password(self, gateway: &Gateway) -> Self {
+        let Self { home, process } = self;
+        drop(process);
+        Self::start(home, gateway, None)
+    }
+}
+
+/// A named pipe that a command and all of its children hold open, so that its end shows theirs.
+struct Leash {
+    path: PathBuf,
+    held: Receiver<()>,
+}
+
+impl Leash {
+    fn new(path: PathBuf) -> Self {
+        make_pipe(&path);
+        let (tell, held) = channel();
+        let pipe = path.clone();
+        thread::spawn(move || {
+            let mut pipe = File::open(pipe).unwrap();
+            let mut byte = [0];
+            pipe.read_exact(&mut byte).unwrap();
+            let _ = tell.send(());
+            assert_eq!(pipe.read(&mut byte).unwrap(), 0);
+            let _ = tell.send(());
+        });
+        Self { path, held }
+    }
+
+    /// The beginning of a command: takes the leash and says so.
+    fn take(&self) -> String {
+        format!("exec 3>{}; printf x >&3", self.path.display())
+    }
+
+    fn wait_until_held(&self) {
+        self.held.recv_timeout(PATIENCE).expect("nobody took it");
+    }
+
+    fn wait_until_free(&self) {
+        self.held.recv_timeout(PATIENCE).expect("somebody holds it");
+    }
+}
+
+fn make_pipe(path: &Path) {
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+}
+
+fn message(text: &str, key: &str) -> Value {
+    json!({"sessionKey": "main", "message": text, "idempotencyKey": key})
+}
+
+/// The last `chat` event of a run.
+fn chat_end(peer: &mut Peer, run_id: &str) -> Value {
+    peer.frame(|frame| {
+        let payload = &frame["payload"];
+        let state = payload["state"].as_str().unwrap_or_default();
+        frame["event"] == "chat"
+            && payload["runId"] == run_id
+            && matches!(state, "final" | "error" | "aborted")
+    })["payload"]
+        .take()
+}
+
+fn text_of(chat: &Value) -> &str {
+    chat["message"]["content"][0]["text"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no text: {chat}"))
+}
+
+/// `agent` to its end: the second answer under the one id.
+fn agent(peer: &mut Peer, text: &str, key: &str) -> String {
+    let id = peer.request("agent", &json!({"message": text, "idempotencyKey": key}));
+    assert_eq!(peer.answer(&id).unwrap()["status"], "accepted");
+    let end = peer.answer(&id).unwrap();
+    let text = &end["result"]["payloads"][0]["text"];
+    text.as_str().unwrap_or_else(|| panic!("{end}")).to_owned()
+}
+
+#[test]
+fn a_message_reaches_the_node_and_its_output_comes_back() {
+    let lab = Lab::start();
+    let said = lab.say("/run echo hi");
+    assert!(said.starts_with("lab ("), "{said}");
+    assert!(said.contains("exit code 0"), "{said}");
+    assert!(said.contains("\nhi\n"), "{said}");
+
+    let said = lab.say("/run echo oops >&2; exit 3");
+    assert!(said.contains("exit code 3"), "{said}");
+    assert!(said.contains("stderr:\n```\noops\n```"), "{said}");
+
+    let said = lab.say("/nodes");
+    assert!(
+        said.starts_with("lab (") && said.contains("ready"),
+        "{said}"
+    );
+    let said = lab.say("/which sh no-such-program");
+    assert!(said.contains("\nsh: /"), "{said}");
+    assert!(said.contains("\nno-such-program: not found"), "{said}");
+    let said = lab.say("/help");
+    assert!(said.contains("/run [node] <command>"), "{said}");
+    let said = lab.say("how are you?");
+    assert!(said.starts_with("No model is configured"), "{said}");
+}
+
+#[test]
+fn a_command_sees_none_of_the_secrets_that_the_node_host_was_given() {
+    let lab = Lab::start();
+    let said = lab.say("/run env; cat /proc/$$/environ");
+    assert!(said.contains("PATH="), "{said}");
+    assert!(!said.contains(PASSWORD), "{said}");
+    assert!(!said.contains("OPENCLAW"), "{said}");
+}
+
+#[test]
+fn a_command_that_prints_a_gigabyte_leaves_everyone_small() {
+    let lab = Lab::start();
+    let said = lab.say("/run yes 0123456789abcdef | head -c 1000000000; echo the-end >&2");
+    assert!(said.len() < 64 * 1024, "{} bytes", said.len());
+    assert!(said.contains("exit code 0"), "{said}");
+    for pid in [lab.gateway.pid(), lab.node.process.pid()] {
+        let peak = peak_memory_kib(pid);
+        assert!(peak < 150 * 1024, "{peak} KiB");
+    }
+    assert!(lab.say("/run echo still here").contains("still here"));
+}
+
+#[test]
+fn a_command_that_never_ends_is_ended_by_an_abort_with_all_of_its_children() {
+    let lab = Lab::start();
+    let leash = Leash::new(lab.path("leash"));
+    let mut peer = Peer::operator(&lab.gateway);
+    let text = format!(
+        "/run {}; trap '' TERM HUP INT; (sleep 1000; sleep 1000) & sleep 1000",
+        leash.take()
+    );
+    peer.call("chat.send", &message(&text, "forever")).unwrap();
+    leash.wait_until_held();
+    let aborted = peer
+        .call(
+            "chat.abort",
+            &json!({"sessionKey": "main", "runId": "forever"}),
+        )
+        .unwrap();
+    assert_eq!(
+        aborted,
+        json!({"ok": true, "aborted": true, "runIds": ["forever"]})
+    );
+    assert_eq!(chat_end(&mut peer, "forever")["state"], "aborted");
+    leash.wait_until_free();
+    assert!(lab.say("/run echo next").contains("next"));
+}
+
+#[test]
+fn s7_who_may_write_but_not_approve_cannot_run_a_command_by_talking() {
+    let lab = Lab::start();
+    let proof = lab.path("ran");
+    let text = format!("/run touch {}", proof.display());
+    let mut writer = Peer::open(&lab.gateway);
+    let scopes = ["operator.read", "operator.write"];
+    writer.connect(&Connect::cli().scopes(&scopes)).unwrap();
+    let said = agent(&mut writer, &text, "by-agent");
+    assert!(said.contains("approval required"), "{said}");
+    writer
+        .call("chat.send", &message(&text, "by-chat"))
+        .unwrap();
+    let end = chat_end(&mut writer, "by-chat");
+    assert!(text_of(&end).contains("approval required"), "{end}");
+    assert!(!proof.exists());
+
+    let mut reader = Peer::open(&lab.gateway);
+    reader
+        .connect(&Connect::cli().scopes(&["operator.read"]))
+        .unwrap();
+    let error = reader.call("chat.send", &message(&text, "k")).unwrap_err();
+    assert_eq!(error.message(), "missing scope: operator.write");
+
+    // The same words from one who may approve are the approval.
+    let mut approver = Peer::operator(&lab.gateway);
+    let said = agent(&mut approver, &text, "approved");
+    assert!(said.contains("exit code 0"), "{said}");
+    assert!(proof.exists());
+}
+
+#[test]
+fn a_message_that_is_sent_twice_runs_once() {
+    let lab = Lab::start();
+    let log = lab.path("log");
+    let text = format!("/run echo line >> {}", log.display());
+    let mut peer = Peer::operator(&lab.gateway);
+    let first = peer.call("chat.send", &message(&text, "once")).unwrap();
+    let second = peer.call("chat.send", &message(&text, "once")).unwrap();
+    assert_eq!(first["status"], "started");
+    assert_eq!(second["runId"], first["runId"]);
+    assert_eq!(chat_end(&mut peer, "once")["state"], "final");
+    let third = peer.call("chat.send", &message(&text, "once")).unwrap();
+    assert_eq!(third["status"], "ok");
+    let error = peer
+        .call("chat.send", &message("/help", "once"))
+        .unwrap_err();
+    assert_eq!(error.code(), "INVALID_REQUEST", "{error:?}");
+    // A later turn of the same session ends after all earlier ones.
+    peer.call("chat.send", &message("/nodes", "later")).unwrap();
+    chat_end(&mut peer, "later");
+    assert_eq!(fs::read_to_string(&log).unwrap(), "line\n");
+}
+
+#[test]
+fn what_was_acknowledged_outlives_a_sigkill() {
+    let mut gateway = Gateway::start();
+    let mut peer = Peer::operator(&gateway);
+    for n in 0..20 {
+        let text = format!("word {n}");
+        peer.call("chat.send", &message(&text, &format!("key-{n}")))
+            .unwrap();
+    }
+    gateway.kill();
+    gateway.restart();
+    let mut peer = Peer::operator(&gateway);
+    let history = peer
+        .call("chat.history", &json!({"sessionKey": "main"}))
+        .unwrap();
+    let words: Vec<&str> = history["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|message| message["role"] == "user")
+        .filter_map(|message| message["content"].as_str())
+        .collect();
+    let expected: Vec<String> = (0..20).map(|n| format!("word {n}")).collect();
+    assert_eq!(words, expected);
+    let output = gateway.cli(&["audit", "verify"]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_sigkill_of_the_gateway_mid_run_loses_no_node_and_runs_nothing_twice() {
+    let mut lab = Lab::start();
+    lab.node = lab.node.start_again_without_password(&lab.gateway);
+    let leash = Leash::new(lab.path("leash"));
+    let gate = lab.path("gate");
+    make_pipe(&gate);
+    let log = lab.path("log");
+    let text = format!(
+        "/run {}; read go < {}; echo ran >> {}",
+        leash.take(),
+        gate.display(),
+        log.display()
+    );
+    let mut peer = Peer::operator(&lab.gateway);
+    peer.call("chat.send", &message(&text, "cut-short"))
+        .unwrap();
+    leash.wait_until_held();
+    lab.gateway.kill();
+    lab.gateway.restart();
+    // By its device token, for it knows nothing else.
+    lab.node.process.line("connected to");
+    // The command went on meanwhile; whatever it says now is for nobody.
+    fs::write(&gate, "go\n").unwrap();
+    leash.wait_until_free();
+    let mut peer = Peer::operator(&lab.gateway);
+    let error = peer
+        .call("chat.send", &message(&text, "cut-short"))
+        .unwrap_err();
+    assert!(error.message().contains("is not run again"), "{error:?}");
+    assert!(lab.say("/run echo again").contains("again"));
+    assert_eq!(fs::read_to_string(&log).unwrap(), "ran\n");
+    let output = lab.gateway.cli(&["audit", "verify"]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_node_host_that_asks_refuses_what_arrives_without_an_approval() {
+    let config = r#"{"tools":{"exec":{"mode":"full"}}}"#;
+    let lab = Lab::of(Setup::default().config(config).start());
+    let nodes = lab.gateway.cli_json(&["nodes", "list"]);
+    let mut peer = Peer::operator(&lab.gateway);
+    let proof = lab.path("ran");
+    let error = peer
+        .call(
+            "node.invoke",
+            &json!({
+                "nodeId": nodes["nodes"][0]["nodeId"],
+                "command": "system.run",
+                "params": {
+                    "command": ["touch", proof.to_str().unwrap()],
+                    "approved": true,
+                    "approvalDecision": "allow-once",
+                },
+                "idempotencyKey": "k",
+            }),
+        )
+        .unwrap_err();
+    assert_eq!(
+        error.message(),
+        "SYSTEM_RUN_DENIED: SYSTEM_RUN_DENIED: approval required"
+    );
+    assert!(!proof.exists());
+}

@@ -1,0 +1,20 @@
+//! What every test needs: the program under test, a peer that is not ours, a device identity, raw HTTP.
+
+mod connect;
+mod device;
+mod gateway;
+mod http;
+mod peer;
+mod process;
+
+use std::time::Duration;
+
+pub(crate) use connect::{ADMIN, Connect};
+pub(crate) use device::{Device, Form};
+pub(crate) use gateway::{Gateway, PASSWORD, Setup, free_port, program};
+pub(crate) use http::{Answer, exchange, get, read_answer, upgrade_request};
+pub(crate) use peer::{Peer, Received, WireError};
+pub(crate) use process::{Process, peak_memory_kib};
+
+/// How long a test waits for anything before it fails. It guards against hanging and measures nothing.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
