@@ -11,8 +11,10 @@
 mod handshake;
 mod nodes;
 mod origin;
+mod pairing;
 mod restart;
 mod run;
+mod scopes;
 #[allow(
     dead_code,
     unused_imports,
