@@ -12,7 +12,7 @@ use super::preauth::PreauthPermit;
 use crate::auth::permission::Forbidden;
 use crate::base::{ConnId, limits};
 use crate::control::{Answer, Control};
-use crate::hub::{Caller, Outbox, OutboxReader, Taken};
+use crate::hub::{Caller, Farewell, Outbox, OutboxReader, Taken};
 use crate::ingress::Attributed;
 use crate::machine;
 use crate::net::WsIo;
@@ -96,7 +96,7 @@ where
     let mut next_ping = Instant::now() + limits::PING_INTERVAL;
     let mut forbidden = Forbidden::default();
     loop {
-        // While a slow reader has this much to read, only its own frames are attended to.
+        // While a slow reader has this much to read, only its own frames are attended to, and its dismissal.
         if io.buffered_bytes() >= WRITE_AHEAD_BYTES {
             tokio::select! {
                 event = io.receive_or_room(WRITE_AHEAD_BYTES) => match event {
@@ -109,6 +109,7 @@ where
                     Ok(None) => {}
                     Err(error) => return format!("socket: {error}"),
                 },
+                farewell = reader.farewell() => return dismiss(io, &farewell),
                 () = sleep_until(heard.until()) => {
                     if heard.is_silent(io.received_bytes()) {
                         io.close(1001, "no sign of life");
@@ -134,10 +135,7 @@ where
                         io.queue_text_owned(frame);
                     }
                 }
-                Taken::Close(farewell) => {
-                    io.close(farewell.code, &farewell.reason);
-                    return format!("closed by us ({}): {}", farewell.code, farewell.reason);
-                }
+                Taken::Close(farewell) => return dismiss(io, &farewell),
             },
             () = sleep_until(next_ping.min(heard.until())) => {
                 if heard.is_silent(io.received_bytes()) {
@@ -153,6 +151,15 @@ where
     }
 }
 
+/// Closes as we were told to; the reason is for the record.
+fn dismiss<S>(io: &mut WsIo<S>, farewell: &Farewell) -> String
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    io.close(farewell.code, &farewell.reason);
+    format!("closed by us ({}): {}", farewell.code, farewell.reason)
+}
+
 /// Handles one event. An error ends the session, with the reason for the record.
 fn attend(
     event: Event,
@@ -163,6 +170,8 @@ fn attend(
     forbidden: &mut Forbidden,
 ) -> Result<(), String> {
     match event {
+        // A caller that was dismissed has no say, even if it does not read that it was (K1).
+        Event::Text(_) if outbox.is_closing() => {}
         Event::Text(text) => {
             let accepted = dispatch(&text, caller, outbox, control, calls) == Accepted::Yes;
             if forbidden.count(accepted) {

@@ -11,9 +11,11 @@
 mod handshake;
 mod nodes;
 mod origin;
+mod pairing;
 mod quickstart;
 mod restart;
 mod run;
+mod scopes;
 #[allow(
     dead_code,
     unused_imports,

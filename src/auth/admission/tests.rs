@@ -198,6 +198,7 @@ impl World {
             role,
             scopes: ScopeSet::from_wire(scopes),
             token: token.map(|token| TokenDigest::of(token.as_bytes())),
+            token_scopes: ScopeSet::from_wire(scopes),
         };
         let known = self
             .devices
