@@ -13,7 +13,6 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use answer::error_of;
 
@@ -51,8 +50,6 @@ pub struct Settings {
     pub config_path: Option<String>,
     pub state_dir: Option<String>,
     pub auth_mode: &'static str,
-    /// How long a command that the agent runs may take.
-    pub exec_timeout: Duration,
 }
 
 /// The control plane: every method, in one place.

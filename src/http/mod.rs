@@ -9,4 +9,4 @@ mod route;
 mod serve;
 pub mod upgrade;
 
-pub use serve::{Front, Ingress, Listener, accept};
+pub use serve::{Arrival, Front, Ingress, Listener, accept, serve};

@@ -64,11 +64,12 @@ impl Front {
 }
 
 /// One accepted connection's facts.
-#[derive(Clone, Copy)]
-struct Arrival {
-    class: ListenerClass,
-    peer: Peer,
-    local: Option<SocketAddr>,
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    pub class: ListenerClass,
+    pub peer: Peer,
+    /// Our end of the socket.
+    pub local: Option<SocketAddr>,
 }
 
 /// Accepts connections for as long as the task lives.
@@ -131,7 +132,8 @@ async fn accept_admin(listener: &UnixListener, front: &Arc<Front>) -> std::io::R
     Ok(())
 }
 
-async fn serve<S>(stream: S, arrival: Arrival, place: PreauthPermit, front: Arc<Front>)
+/// Serves one connection from its first byte to its last answer; a session goes on in a task of its own.
+pub async fn serve<S>(stream: S, arrival: Arrival, place: PreauthPermit, front: Arc<Front>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -78,6 +78,9 @@ impl Hub {
                         .token(*role)
                         .filter(|token| token.revoked_at_ms.is_none())
                         .map(|token| token.digest.clone()),
+                    token_scopes: device
+                        .token(*role)
+                        .map_or(ScopeSet::NONE, |token| token.scopes),
                 })
                 .collect(),
         })
@@ -249,7 +252,7 @@ impl Hub {
             by: caller.actor.clone(),
         };
         self.commit(&mut inner, &event, changes)?;
-        Self::close_device(&inner, &device, None, "device removed");
+        Self::close_device(&inner, &device, None, None, "device removed");
         inner.registry.forget(&device);
         Ok(device)
     }
@@ -297,9 +300,9 @@ impl Hub {
         };
         self.commit(&mut inner, &event, changes)?;
         let own = caller.device.as_ref() == Some(&device) && caller.role == role;
-        if !own {
-            Self::close_device(&inner, &device, Some(role), "device token rotated");
-        }
+        // Its own connection goes on, since it learns the new token; all others may be whoever had the old one.
+        let spared = own.then_some(&caller.conn);
+        Self::close_device(&inner, &device, Some(role), spared, "device token rotated");
         Ok(Granted {
             device,
             role,
@@ -326,7 +329,7 @@ impl Hub {
             by: caller.actor.clone(),
         };
         self.commit(&mut inner, &event, changes)?;
-        Self::close_device(&inner, &device, Some(role), "device removed");
+        Self::close_device(&inner, &device, Some(role), None, "device removed");
         Ok((device, now_ms))
     }
 

@@ -76,6 +76,10 @@ struct PrepareParams<'a> {
     cwd: Option<&'a str>,
     agent_id: &'a str,
     session_key: &'a str,
+    /// What the Gateway still wants the node to ask: nothing, it has decided. The node's own policy wins where it is
+    /// stricter. Without these words the official node refuses to plan a shell's text at all.
+    security: &'static str,
+    ask: &'static str,
 }
 
 #[derive(Serialize)]
@@ -234,11 +238,14 @@ impl Hub {
     }
 
     async fn prepare(&self, request: &ExecRequest) -> Result<Prepared, Refused> {
+        let (security, ask) = Mode::Full.legacy();
         let params = PrepareParams {
             command: &request.argv,
             cwd: request.cwd.as_deref(),
             agent_id: &request.agent_id,
             session_key: &request.session_key,
+            security,
+            ask,
         };
         let mut invoke = self.plain(
             &request.node,

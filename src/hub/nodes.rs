@@ -161,14 +161,6 @@ impl Hub {
         Ok(device)
     }
 
-    /// The request by which a node's surface waits for an operator.
-    pub fn surface_pending(&self, node: &DeviceId) -> Option<String> {
-        self.lock()
-            .pairing
-            .surface_request(node)
-            .map(|request| request.request_id.clone())
-    }
-
     /// A node measured itself.
     pub fn node_stats(&self, node: &DeviceId, mut stats: HostStats) {
         stats.updated_at_ms = Some(machine::now_ms());

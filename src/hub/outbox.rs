@@ -78,6 +78,11 @@ impl Outbox {
         self.0.ready.notify_one();
     }
 
+    /// Whether the session is being ended: from then on nothing that its peer says counts.
+    pub fn is_closing(&self) -> bool {
+        self.0.queue().farewell.is_some()
+    }
+
     /// The reading end; there is one per session.
     pub fn reader(&self) -> OutboxReader {
         OutboxReader(Arc::clone(&self.0))
@@ -105,7 +110,17 @@ impl OutboxReader {
         }
     }
 
-    /// The same without waiting.
+    /// The farewell as soon as it is said, whatever is still queued: a peer that reads nothing must go, too. Cancel-safe.
+    pub async fn farewell(&self) -> Farewell {
+        loop {
+            if let Some(farewell) = self.0.queue().farewell.clone() {
+                return farewell;
+            }
+            self.0.ready.notified().await;
+        }
+    }
+
+    /// The same as `take` without waiting.
     pub fn try_take(&self) -> Option<Taken> {
         let mut queue = self.0.queue();
         if !queue.frames.is_empty() {
@@ -136,6 +151,17 @@ mod tests {
                 reason: "bye".to_owned()
             })
         );
+    }
+
+    #[tokio::test]
+    async fn k1_a_farewell_is_heard_before_what_is_queued_is_taken() {
+        let outbox = Outbox::default();
+        let reader = outbox.reader();
+        outbox.send("unread".to_owned());
+        assert!(!outbox.is_closing());
+        outbox.close(4001, "device removed");
+        assert!(outbox.is_closing());
+        assert_eq!(reader.farewell().await.code, 4001);
     }
 
     #[tokio::test]

@@ -138,15 +138,17 @@ impl Hub {
         }
     }
 
-    /// Ends every connection of a device in one role, or in any.
+    /// Ends every connection of a device in one role, or in any, but the one that is spared.
     pub(super) fn close_device(
         inner: &super::Inner,
         device: &DeviceId,
         role: Option<Role>,
+        spared: Option<&ConnId>,
         reason: &str,
     ) {
-        for (_, connection) in inner.connections.of_device(device) {
-            if role.is_none_or(|role| role == connection.caller.role) {
+        for (conn, connection) in inner.connections.of_device(device) {
+            let concerned = role.is_none_or(|role| role == connection.caller.role);
+            if concerned && spared != Some(conn) {
                 connection.outbox.close(4001, reason);
             }
         }

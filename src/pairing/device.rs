@@ -174,6 +174,13 @@ impl Pairing {
             Role::Operator => request.scopes,
             Role::Node => known.map_or(ScopeSet::NONE, |device| device.scopes),
         };
+        let mut tokens = known.map_or_else(Vec::new, |device| device.tokens.clone());
+        if let Some(token) = tokens.iter_mut().find(|token| token.role == request.role) {
+            token.scopes = match request.role {
+                Role::Operator => scopes,
+                Role::Node => ScopeSet::NONE,
+            };
+        }
         Ok(Device {
             id: request.device_id.clone(),
             public_key: request.public_key.clone(),
@@ -187,7 +194,7 @@ impl Pairing {
             client_mode: request.client_mode.clone(),
             roles,
             scopes,
-            tokens: known.map_or_else(Vec::new, |device| device.tokens.clone()),
+            tokens,
             approved_via: via,
             created_at_ms: known.map_or(now_ms, |device| device.created_at_ms),
             approved_at_ms: now_ms,

@@ -11,7 +11,7 @@ use super::handshake::{self, Ended, malformed};
 use super::preauth::PreauthPermit;
 use crate::base::{ConnId, limits};
 use crate::control::{Answer, Control};
-use crate::hub::{Caller, Outbox, OutboxReader, Taken};
+use crate::hub::{Caller, Farewell, Outbox, OutboxReader, Taken};
 use crate::ingress::Attributed;
 use crate::machine;
 use crate::net::WsIo;
@@ -95,7 +95,7 @@ where
     let mut next_ping = Instant::now() + limits::PING_INTERVAL;
     let mut refused = 0_u32;
     loop {
-        // While a slow reader has this much to read, only its own frames are attended to.
+        // While a slow reader has this much to read, only its own frames are attended to, and its dismissal.
         if io.buffered_bytes() >= WRITE_AHEAD_BYTES {
             tokio::select! {
                 event = io.receive_or_room(WRITE_AHEAD_BYTES) => match event {
@@ -108,6 +108,7 @@ where
                     Ok(None) => {}
                     Err(error) => return format!("socket: {error}"),
                 },
+                farewell = reader.farewell() => return dismiss(io, &farewell),
                 () = sleep_until(heard.until()) => {
                     if heard.is_silent(io.received_bytes()) {
                         io.close(1001, "no sign of life");
@@ -133,10 +134,7 @@ where
                         io.queue_text_owned(frame);
                     }
                 }
-                Taken::Close(farewell) => {
-                    io.close(farewell.code, &farewell.reason);
-                    return format!("closed by us ({}): {}", farewell.code, farewell.reason);
-                }
+                Taken::Close(farewell) => return dismiss(io, &farewell),
             },
             () = sleep_until(next_ping.min(heard.until())) => {
                 if heard.is_silent(io.received_bytes()) {
@@ -152,6 +150,15 @@ where
     }
 }
 
+/// Closes as we were told to; the reason is for the record.
+fn dismiss<S>(io: &mut WsIo<S>, farewell: &Farewell) -> String
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    io.close(farewell.code, &farewell.reason);
+    format!("closed by us ({}): {}", farewell.code, farewell.reason)
+}
+
 /// Handles one event. An error ends the session, with the reason for the record.
 fn attend(
     event: Event,
@@ -162,12 +169,15 @@ fn attend(
     refused: &mut u32,
 ) -> Result<(), String> {
     match event {
+        // A caller that was dismissed has no say, even if it does not read that it was (K1).
+        Event::Text(_) if outbox.is_closing() => {}
         Event::Text(text) => {
-            if dispatch(&text, caller, outbox, control, calls) == Accepted::No {
-                *refused += 1;
-                if *refused >= limits::UNAUTHORIZED_CALLS_MAX {
-                    outbox.close(1008, "repeated unauthorized calls");
-                }
+            *refused = match dispatch(&text, caller, outbox, control, calls) {
+                Accepted::Yes => 0,
+                Accepted::No => *refused + 1,
+            };
+            if *refused >= limits::UNAUTHORIZED_CALLS_MAX {
+                outbox.close(1008, "repeated unauthorized calls");
             }
         }
         Event::Binary(_) => outbox.close(1003, "binary frames are not part of the protocol"),

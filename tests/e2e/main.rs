@@ -12,8 +12,10 @@ mod handshake;
 mod nodes;
 mod origin;
 mod quickstart;
+mod pairing;
 mod restart;
 mod run;
+mod scopes;
 #[allow(
     dead_code,
     unused_imports,

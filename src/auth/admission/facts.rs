@@ -69,6 +69,8 @@ pub struct Grant {
     pub scopes: ScopeSet,
     /// `None`: none was issued yet, or it was revoked or rotated away.
     pub token: Option<TokenDigest>,
+    /// What that token carries; a rotation may have left it less than was approved.
+    pub token_scopes: ScopeSet,
 }
 
 impl KnownDevice {

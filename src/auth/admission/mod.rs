@@ -621,7 +621,8 @@ impl Admission {
         if !(own_field | token_field) {
             return Ok(TokenCheck::Wrong { counted });
         }
-        if !grant.scopes.allows_all(opening.requested) {
+        let carried = grant.scopes.meet(grant.token_scopes);
+        if !carried.allows_all(opening.requested) {
             return Err(AdmissionRefusal::ScopeMismatch.into());
         }
         Ok(TokenCheck::Good(Login {

@@ -138,6 +138,11 @@ impl AdmissionRefusal {
                 put("remediationHint", it.reason.hint().into());
                 put("deviceId", it.device.as_str().into());
                 put("requestedRole", it.role.as_str().into());
+                if it.role == Role::Node {
+                    // Without these the official node stops connecting for good, and an approval is not enough.
+                    put("recommendedNextStep", "wait_then_retry".into());
+                    put("pauseReconnect", false.into());
+                }
                 if !it.scopes.is_empty() {
                     put("requestedScopes", json!(it.scopes));
                 }

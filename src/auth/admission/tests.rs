@@ -198,6 +198,7 @@ impl World {
             role,
             scopes: ScopeSet::from_wire(scopes),
             token: token.map(|token| TokenDigest::of(token.as_bytes())),
+            token_scopes: ScopeSet::from_wire(scopes),
         };
         let known = self
             .devices
@@ -394,7 +395,7 @@ fn refusals_are_those_recorded_from_the_reference() {
 }
 
 #[test]
-fn pairing_required_is_as_recorded() {
+fn pairing_required_is_as_recorded_and_lets_a_node_wait() {
     let pend = remote().pends(&key(1).sign(node(good())));
     let id = key(1).public().device_id().to_string();
     let refusal = pend.refusal("51f66ab5-5993-4f34-8aeb-d1e72cec07f9");
@@ -406,6 +407,7 @@ fn pairing_required_is_as_recorded() {
             "code": "PAIRING_REQUIRED", "reason": "not-paired", "requestId": "51f66ab5-5993-4f34-8aeb-d1e72cec07f9",
             "remediationHint": "Approve this device from the pending pairing requests.",
             "deviceId": id, "requestedRole": "node",
+            "recommendedNextStep": "wait_then_retry", "pauseReconnect": false,
         }),
     );
     assert_eq!(

@@ -78,24 +78,22 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-impl Gateway {
-    /// Opens the state, binds, and serves. When this returns, connects are answered.
-    pub async fn start(settings: GatewaySettings) -> Result<Self, StartError> {
+/// Everything behind the listeners.
+pub struct Parts {
+    pub front: Arc<Front>,
+    pub hub: Arc<Hub>,
+    agent: Agent,
+    audit: Arc<AuditLog>,
+}
+
+impl Parts {
+    /// Opens the state and joins the parts. Nothing listens yet.
+    pub fn open(settings: GatewaySettings) -> Result<Self, StartError> {
         let store = Arc::new(Store::open(&settings.state_dir).map_err(StartError::Store)?);
         let audit_dir = settings.state_dir.join("audit");
         let audit = Arc::new(
             AuditLog::open(&audit_dir, audit::Settings::default()).map_err(StartError::Audit)?,
         );
-        let listeners = bind::loopback(settings.port)
-            .await
-            .map_err(StartError::Bind)?;
-        let port = listeners
-            .first()
-            .and_then(|listener| listener.local_addr().ok())
-            .map_or(settings.port, |address| address.port());
-        let admin_socket = settings.state_dir.join("admin.sock");
-        let admin = bind::admin(&admin_socket).await.map_err(StartError::Bind)?;
-
         let hub_settings = hub::Settings {
             commands: settings.commands,
             per_node: settings.per_node,
@@ -105,7 +103,6 @@ impl Gateway {
             Hub::new(hub_settings, Arc::clone(&store), Arc::clone(&audit))
                 .map_err(StartError::Hub)?,
         );
-        record_start(&audit, &listeners, &admin_socket)?;
         let agent = agent(&hub, &store, settings.turn_timeout, settings.exec_timeout);
         let control = Arc::new(Control {
             hub: Arc::clone(&hub),
@@ -114,7 +111,6 @@ impl Gateway {
                 config_path: settings.config_path.map(|path| path.display().to_string()),
                 state_dir: Some(settings.state_dir.display().to_string()),
                 auth_mode: settings.secrets.mode_name(),
-                exec_timeout: settings.exec_timeout,
             },
         });
         let door = Arc::new(Door::new(
@@ -123,6 +119,33 @@ impl Gateway {
             settings.limiter,
         ));
         let front = Arc::new(Front::new(door, control, settings.ingress));
+        Ok(Self {
+            front,
+            hub,
+            agent,
+            audit,
+        })
+    }
+}
+
+impl Gateway {
+    /// Opens the state, binds, and serves. When this returns, connects are answered.
+    pub async fn start(settings: GatewaySettings) -> Result<Self, StartError> {
+        let (port, state_dir) = (settings.port, settings.state_dir.clone());
+        let Parts {
+            front,
+            hub,
+            agent,
+            audit,
+        } = Parts::open(settings)?;
+        let listeners = bind::loopback(port).await.map_err(StartError::Bind)?;
+        let port = listeners
+            .first()
+            .and_then(|listener| listener.local_addr().ok())
+            .map_or(port, |address| address.port());
+        let admin_socket = state_dir.join("admin.sock");
+        let admin = bind::admin(&admin_socket).await.map_err(StartError::Bind)?;
+        record_start(&audit, &listeners, &admin_socket)?;
         let mut tasks = JoinSet::new();
         for listener in listeners {
             tasks.spawn(http::accept(

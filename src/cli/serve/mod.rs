@@ -7,7 +7,7 @@ mod transcript;
 
 use std::time::Duration;
 
-pub use assembly::{Gateway, GatewaySettings, StartError};
+pub use assembly::{Gateway, GatewaySettings, Parts, StartError};
 pub use secret::Secrets;
 
 use super::exit::{Exit, Failure};

@@ -57,7 +57,7 @@ pub(super) fn dispatch(
         Method::NodePendingPull => now(id, Ok(nodes::pending_pull(caller))),
         Method::NodePendingAck => now(id, nodes::pending_ack(caller, request)),
         Method::NodePendingDrain => now(id, nodes::pending_drain(caller, request)),
-        Method::NodeRunnerInventoryUpdate => now(id, nodes::runner_inventory(control, caller)),
+        Method::NodeRunnerInventoryUpdate => now(id, Ok(nodes::runner_inventory(caller))),
         Method::NodeSkillsUpdate => now(id, nodes::skills(caller, request)),
         Method::NodePluginToolsUpdate => now(id, nodes::plugin_tools(caller, request)),
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::TcpStream;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tungstenite::client::IntoClientRequest;
@@ -12,7 +13,7 @@ use tungstenite::{Error, HandshakeError, Message, WebSocket};
 
 use super::gateway::dial;
 use super::http::Answer;
-use super::{Connect, Device, Gateway};
+use super::{Connect, Device, Gateway, PATIENCE};
 
 /// Larger than any limit of the Gateway, so that it is never this peer who refuses.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -182,7 +183,9 @@ impl Peer {
         if let Some(at) = self.aside.iter().position(&wanted) {
             return self.aside.remove(at).unwrap();
         }
+        let deadline = Instant::now() + PATIENCE;
         loop {
+            assert!(Instant::now() < deadline, "not said: {:?}", self.aside);
             match self.receive() {
                 Received::Frame(frame) if wanted(&frame) => return frame,
                 Received::Frame(frame) => self.aside.push_back(frame),
@@ -211,7 +214,9 @@ impl Peer {
 
     /// Reads to the close frame. Frames before it are kept for `frame`.
     pub(crate) fn closed(&mut self) -> (u16, String) {
+        let deadline = Instant::now() + PATIENCE;
         loop {
+            assert!(Instant::now() < deadline, "not closed: {:?}", self.aside);
             match self.receive() {
                 Received::Frame(frame) => self.aside.push_back(frame),
                 Received::Close(code, reason) => {

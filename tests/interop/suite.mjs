@@ -1,0 +1,361 @@
+// The tests. `run` starts this under Node 24; see there for the environment.
+
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import * as compare from "./compare.mjs";
+import * as lib from "./lib.mjs";
+import { check, until } from "./lib.mjs";
+
+const only = process.argv[2] ?? "";
+const counts = { passed: 0, failed: 0 };
+const recordings = new Map();
+const programs = [];
+const UNAME = execFileSync("uname", ["-a"], { encoding: "utf8" }).trim();
+const WHICH = ["--command", "system.which", "--params", '{"bins":["sh"]}'];
+
+/** Runs one test. Returns what `body` returns, or undefined when it failed. */
+async function test(name, body) {
+  const began = performance.now();
+  const seconds = () => `${((performance.now() - began) / 1000).toFixed(1)} s`;
+  try {
+    const value = await body();
+    counts.passed += 1;
+    console.log(`PASS ${name} (${seconds()})`);
+    return value ?? true;
+  } catch (error) {
+    counts.failed += 1;
+    console.log(`FAIL ${name} (${seconds()})\n${String(error.message).replace(/^/gm, "     | ")}`);
+    return undefined;
+  }
+}
+
+/** Runs an official command that must succeed and say each of `expected`. */
+function official(home, command, ...expected) {
+  return test(`official CLI: openclaw ${command.map((word) => (word.length > 40 ? "…" : word)).join(" ")}`, () =>
+    succeeds(home, command, ...expected),
+  );
+}
+
+async function succeeds(home, command, ...expected) {
+  const result = await lib.openclaw(home, command);
+  check(result.code === 0, `exit code ${result.code}`, result.text);
+  for (const part of expected) {
+    const found = part instanceof RegExp ? part.test(result.out) : result.out.includes(part);
+    check(found, `the output lacks ${part}`, result.text);
+  }
+  return result;
+}
+
+async function refusedBy(home, command, ...expected) {
+  const result = await lib.openclaw(home, command);
+  check(typeof result.code === "number" && result.code !== 0, `exit code ${result.code}`, result.text);
+  for (const part of expected) check(result.text.includes(part), `the output lacks ${part}`, result.text);
+}
+
+function startNode(name, gateway, secret, home) {
+  home ??= lib.officialHome(`${name}-home`, { port: gateway.recorder.port });
+  const program = lib.officialNode(name, home, gateway.recorder.port, secret);
+  programs.push(program);
+  return { name, home, program };
+}
+
+const connects = (gateway) =>
+  gateway.recorder.lines.filter(({ frame }) => frame?.method === "connect" && frame.params.role === "node");
+
+/** The connect requests of nodes that were answered with hello-ok, in order. */
+function admitted(gateway) {
+  return connects(gateway).filter(({ conn, frame }) =>
+    gateway.recorder.lines.some((line) => line.conn === conn && line.frame?.id === frame.id && line.frame.ok === true),
+  );
+}
+
+async function pendingSurface(gateway, name) {
+  return until(`the surface of ${name} pends`, lib.NODE_START_MS, async () => {
+    const { pending } = await gateway.json(["nodes", "pending"]);
+    return pending.find((request) => request.displayName === name);
+  });
+}
+
+async function runsUname(gateway, message) {
+  const before = gateway.recorder.lines.length;
+  const result = await gateway.cli(["agent", "--message", message]);
+  check(result.code === 0, `portcullis agent: exit code ${result.code}`, result.text);
+  check(result.out.split("\n").some((line) => line.trim() === UNAME), `the answer lacks "${UNAME}"`, result.text);
+  const results = gateway.recorder.lines
+    .slice(before)
+    .filter(({ frame }) => frame?.method === "node.invoke.result" && frame.params.ok)
+    .map(({ frame }) => JSON.parse(frame.params.payloadJSON));
+  check(
+    results.some((payload) => payload.stdout?.trim() === UNAME),
+    "no result of the node holds it",
+    results,
+  );
+}
+
+/** Silent pairing, a pending surface, approval by our CLI, and a command through our agent. */
+async function firstContact(gateway, name, message, whilePending = async () => {}) {
+  const node = startNode(name, gateway, gateway.secretEnv);
+  const label = `${gateway.mode} mode`;
+  const request = await test(`${label}: the official node connects and its surface pends`, async () => {
+    const found = await pendingSurface(gateway, name);
+    check(found.commands.includes("system.run"), "system.run is not asked for", found);
+    return found;
+  });
+  if (!request) {
+    console.log(lib.clip(node.program.err).replace(/^/gm, "     | "));
+    return node;
+  }
+  node.id = request.nodeId;
+  await test(`${label}: its device was paired silently on loopback`, async () => {
+    const { paired, pending } = await gateway.json(["devices", "list"]);
+    const device = paired.find((entry) => entry.deviceId === node.id);
+    check(device?.approvedVia === "silent" && pending.length === 0, "not paired silently", { paired, pending });
+    const hello = gateway.recorder.lines.find(({ frame }) => frame?.payload?.auth?.deviceToken);
+    check(hello, "its hello-ok carries no device token");
+  });
+  await test(`${label}: before the approval no command reaches it`, async () => {
+    const result = await gateway.cli(["nodes", "invoke", "--node", node.id, ...WHICH]);
+    check(result.code !== 0, "the command ran", result.text);
+    const sent = gateway.recorder.lines.filter(({ frame }) => frame?.event === "node.invoke.request");
+    check(sent.length === 0, "the node was asked to run it", sent);
+  });
+  await whilePending(node, request);
+  await test(`${label}: our CLI approves the surface`, async () => {
+    const result = await gateway.cli(["nodes", "approve", request.requestId]);
+    check(result.code === 0, `exit code ${result.code}`, result.text);
+    check(result.out.includes("system.run"), "system.run is not among what was approved", result.text);
+  });
+  await test(`${label}: our agent runs ${message.replace(node.id, "…")} on it`, () => runsUname(gateway, message));
+  return node;
+}
+
+async function tokenMode() {
+  const gateway = await lib.Gateway.start("token", "token");
+  recordings.set("token", gateway.recorder);
+  const home = lib.officialHome("token-cli", gateway.clientConfig);
+  const node = await firstContact(gateway, "alpha", "/run uname -a", async (pending, request) => {
+    await official(home, ["nodes", "status"], "Paired: 1 · Connected: 1", /pending/i);
+    await official(home, ["nodes", "pending"], request.requestId.slice(0, 8));
+  });
+  if (!node.id) return;
+
+  await official(home, ["gateway", "call", "health"], '"ok": true');
+  await official(home, ["health"], /Gateway probe duration|Gateway|Agents/);
+  await official(home, ["gateway", "status"], "Connectivity probe: ok", /read/);
+  await official(home, ["devices", "list"], "Paired (1)");
+  await official(home, ["nodes", "status"], "Paired: 1 · Connected: 1", node.id.slice(0, 8));
+  await official(home, ["nodes", "list"], "Pending: 0 · Paired: 1");
+  await official(home, ["nodes", "describe", "--node", "alpha"], "system.run", "system.which");
+  await official(home, ["nodes", "invoke", "--node", "alpha", ...WHICH], /"sh": ".*\/bin\/sh"/, node.id);
+  await test("official CLI: nodes invoke of an unknown command is refused", () =>
+    refusedBy(home, ["nodes", "invoke", "--node", "alpha", "--command", "camera.snap", "--params", "{}"], "camera.snap"),
+  );
+  await test("official CLI: a wrong token is refused", async () => {
+    const wrong = lib.officialHome("token-wrong", { ...gateway.clientConfig, auth: { mode: "token", token: "0".repeat(32) } });
+    await refusedBy(wrong, ["gateway", "call", "health"], "unauthorized");
+  });
+  await test("official CLI: no token is refused", async () => {
+    const none = lib.officialHome("token-none", { port: gateway.recorder.port });
+    await refusedBy(none, ["gateway", "call", "health"]);
+  });
+  await test("our CLI over the WebSocket: health, nodes list, nodes invoke", async () => {
+    for (const args of [["health"], ["nodes", "list"], ["nodes", "invoke", "--node", node.id, ...WHICH]]) {
+      const result = await gateway.remoteCli(args);
+      check(result.code === 0, `portcullis ${args.join(" ")}: exit code ${result.code}`, result.text);
+    }
+  });
+  await restart(gateway, node);
+}
+
+async function restart(gateway, first) {
+  await first.program.stop();
+  const before = admitted(gateway).length;
+  const node = startNode("alpha", gateway, {}, first.home);
+  const usesDeviceToken = (line) => Object.keys(line.frame.params.auth ?? {}).join() === "deviceToken";
+  const again = await test("restart: the official node comes back with its device token alone", async () => {
+    const line = await until("an admitted connect", lib.NODE_START_MS, () => admitted(gateway)[before]);
+    check(usesDeviceToken(line), "it sent something else", Object.keys(line.frame.params.auth ?? {}));
+  });
+  if (!again) {
+    console.log(lib.clip(node.program.err).replace(/^/gm, "     | "));
+    return;
+  }
+  await test("restart: and needs no new approval", () => runsUname(gateway, "/run @alpha uname -a"));
+  await test("restart: the gateway takes leave with `shutdown` and close 1012", async () => {
+    const exit = await gateway.program.stop();
+    check(exit === 0, `exit code ${exit}`, gateway.program.err);
+    const { lines } = gateway.recorder;
+    const { conn } = admitted(gateway).at(-1);
+    const farewell = lines.filter((line) => line.conn === conn && line.dir === "g2c").slice(-3);
+    check(farewell.some(({ frame }) => frame?.event === "shutdown"), "no shutdown event", farewell);
+    check(farewell.some(({ op, code }) => op === "close" && code === 1012), "no close 1012", farewell);
+  });
+  await test("restart: the node reconnects by itself and runs again", async () => {
+    const count = admitted(gateway).length;
+    await gateway.begin();
+    const line = await until("an admitted connect", lib.STEP_MS, () => admitted(gateway)[count]);
+    check(usesDeviceToken(line), "it sent something else", Object.keys(line.frame.params.auth ?? {}));
+    check(node.program.alive, "the node ended", node.program.err);
+    await runsUname(gateway, "/run @alpha uname -a");
+  });
+}
+
+async function passwordMode() {
+  const gateway = await lib.Gateway.start("password", "password");
+  recordings.set("password", gateway.recorder);
+  const home = lib.officialHome("password-cli", gateway.clientConfig);
+  const node = await firstContact(gateway, "beta", "/run @beta uname -a");
+  if (!node.id) return;
+  await official(home, ["gateway", "call", "health"], '"ok": true');
+  await test("official CLI: a wrong password is refused", async () => {
+    const auth = { mode: "password", password: "not the password" };
+    const wrong = lib.officialHome("password-wrong", { ...gateway.clientConfig, auth });
+    await refusedBy(wrong, ["gateway", "call", "health"], "unauthorized");
+  });
+  await test("official node: a wrong password ends it", async () => {
+    const wrong = startNode("impostor", gateway, { OPENCLAW_GATEWAY_PASSWORD: "not the password" });
+    const exit = await Promise.race([wrong.program.done, lib.sleep(lib.NODE_START_MS).then(() => "timeout")]);
+    check(exit === 1, `exit code ${exit}`, wrong.program.err);
+    const { paired, pending } = await gateway.json(["devices", "list"]);
+    check(paired.length === 1 && pending.length === 0, "it left a trace", { paired, pending });
+  });
+}
+
+async function manualPairing() {
+  const config = { gateway: { nodes: { pairing: { autoApproveLocal: false } } } };
+  const gateway = await lib.Gateway.start("manual", "token", config);
+  recordings.set("manual", gateway.recorder);
+  const home = lib.officialHome("manual-cli", gateway.clientConfig);
+  const node = startNode("gamma", gateway, gateway.secretEnv);
+  const pendingDevice = (name) =>
+    until(`${name} pends as a device`, lib.NODE_START_MS, async () => {
+      const { pending } = await gateway.json(["devices", "list"]);
+      return pending.find((request) => request.displayName === name);
+    });
+  const device = await test("autoApproveLocal false: the official node pends as a device", async () => {
+    const found = await pendingDevice("gamma");
+    check(admitted(gateway).length === 0, "it was admitted");
+    check(found.role === "node", "not as a node", found);
+    return found;
+  });
+  if (!device) {
+    console.log(lib.clip(node.program.err).replace(/^/gm, "     | "));
+    return;
+  }
+  await test("autoApproveLocal false: after `portcullis devices approve` the node continues by itself", async () => {
+    const result = await gateway.cli(["devices", "approve", device.requestId]);
+    check(result.code === 0, `exit code ${result.code}`, result.text);
+    await until("an admitted connect", lib.STEP_MS, () => admitted(gateway).length > 0);
+    check(node.program.alive, "the node ended", node.program.err);
+  });
+  const surface = await test("autoApproveLocal false: then its surface pends", () => pendingSurface(gateway, "gamma"));
+  if (surface) {
+    await official(home, ["nodes", "approve", surface.requestId], "system.run");
+    await test("autoApproveLocal false: our agent runs /run uname -a on it", () => runsUname(gateway, "/run uname -a"));
+  }
+
+  const ours = await test("official CLI: devices list shows our own node host, pending", async () => {
+    const env = lib.ourEnv(lib.ourHome("delta"), gateway.secretEnv);
+    const args = ["node", "run", "--host", "127.0.0.1", "--port", String(gateway.recorder.port), "--display-name", "delta"];
+    programs.push(new lib.Program("delta", lib.portcullis, args, env));
+    const found = await pendingDevice("delta");
+    await succeeds(home, ["devices", "list"], "delta", /Pending \(1\)/);
+    return found;
+  });
+  if (!ours) return;
+  await official(home, ["devices", "approve", ours.requestId], "Approved");
+  await test("official CLI approves the surface of our own node host, which then runs a command", async () => {
+    const pending = await pendingSurface(gateway, "delta");
+    await succeeds(home, ["nodes", "approve", pending.requestId]);
+    await runsUname(gateway, "/run @delta uname -a");
+  });
+}
+
+/** Our node host and our CLI against the reference's Gateway. */
+async function reference() {
+  const port = await lib.freePort();
+  const token = "reference-token-0123456789abcdef";
+  const home = lib.officialHome("reference", { port, auth: { mode: "token", token } });
+  const gateway = lib.officialGateway(home, port);
+  programs.push(gateway);
+  const env = lib.ourEnv(lib.ourHome("theirs"));
+  const cli = (...args) =>
+    lib.run(lib.portcullis, [...args, "--url", `ws://127.0.0.1:${port}`, "--token", token, "--json"], env);
+  const up = await test("reference gateway: our CLI reads its health", async () => {
+    await until("the reference is ready", lib.NODE_START_MS, async () => {
+      check(gateway.alive, "the reference ended", gateway.err);
+      return (await cli("health")).code === 0;
+    });
+  });
+  if (!up) return;
+  const nodeEnv = lib.ourEnv(lib.ourHome("epsilon"), { OPENCLAW_GATEWAY_TOKEN: token });
+  const args = ["node", "run", "--host", "127.0.0.1", "--port", String(port), "--display-name", "epsilon"];
+  programs.push(new lib.Program("epsilon", lib.portcullis, args, nodeEnv));
+  const request = await test("reference gateway: our node host connects and its surface pends", () =>
+    until("the surface of epsilon pends", lib.STEP_MS, async () => {
+      const { pending } = JSON.parse((await cli("nodes", "pending")).out);
+      return pending.find((entry) => entry.displayName === "epsilon");
+    }),
+  );
+  if (!request) return;
+  await test("reference gateway: our CLI approves it and invokes system.which", async () => {
+    const approved = await cli("nodes", "approve", request.requestId);
+    check(approved.code === 0, `approve: exit code ${approved.code}`, approved.text);
+    const invoked = await until("system.which is answered", lib.STEP_MS, async () => {
+      const result = await cli("nodes", "invoke", "--node", "epsilon", ...WHICH);
+      check(result.code === 0, `invoke: exit code ${result.code}: ${result.text}`);
+      return result;
+    });
+    check(/"sh": ".*\/bin\/sh"/.test(invoked.out), "no path of sh", invoked.text);
+  });
+}
+
+/** Frames that we sent, against the published schema and against what the reference sends. */
+async function wire() {
+  const kept = process.env.PORTCULLIS_INTEROP_KEEP;
+  const directory = kept ?? join(lib.work, "recordings");
+  mkdirSync(directory, { recursive: true });
+  const files = [...recordings].map(([name, recorder]) => {
+    const file = join(directory, `${name}.jsonl`);
+    writeFileSync(file, recorder.text());
+    return file;
+  });
+  await test("every frame that we sent is valid against the published schema", async () => {
+    const validator = compare.installValidator(lib.packages);
+    const result = await lib.run(process.execPath, [validator, ...files], { PATH: process.env.PATH });
+    check(result.code === 0, `validate.mjs: exit code ${result.code}`, result.text.slice(-3000));
+  });
+  const wireDirectory = process.env.PORTCULLIS_WIRE;
+  if (existsSync(wireDirectory)) {
+    await test("expected/ is what the recordings of the reference hold", () => compare.checkExpected(wireDirectory));
+  } else {
+    console.log("SKIP expected/ is what the recordings of the reference hold: there are no recordings here");
+  }
+  await test("docs/COMPATIBILITY.md lists each wire difference, and no other", () => compare.checkTable(files));
+}
+
+const groups = { tokenMode, passwordMode, manualPairing, reference };
+const chosen = Object.keys(groups).filter((name) => name.includes(only));
+if (chosen.length === 0) {
+  console.error(`no group holds "${only}"; there are ${Object.keys(groups).join(", ")}`);
+  process.exit(2);
+}
+for (const signal of ["SIGINT", "SIGTERM"]) {
+  process.once(signal, () => lib.stopAll().finally(() => process.exit(2)));
+}
+const broken = (name) => (error) => test(name, () => Promise.reject(error));
+await Promise.all(chosen.filter((name) => name !== "reference").map((name) => groups[name]().catch(broken(name))));
+if (chosen.includes("reference")) await groups.reference().catch(broken("reference"));
+await Promise.all(programs.map((program) => program.stop()));
+if (chosen.length === Object.keys(groups).length) await wire();
+for (const recorder of recordings.values()) recorder.close();
+const kept = process.env.PORTCULLIS_INTEROP_KEEP;
+if (kept) {
+  mkdirSync(kept, { recursive: true });
+  for (const [name, recorder] of recordings) writeFileSync(join(kept, `${name}.jsonl`), recorder.text());
+  for (const { name, out, err } of programs) writeFileSync(join(kept, `${name}.log`), `${out}\n${err}`);
+}
+await lib.stopAll();
+console.log(`${counts.passed} passed, ${counts.failed} failed`);
+process.exit(counts.failed === 0 ? 0 : 1);
