@@ -11,8 +11,8 @@
 mod handshake;
 mod nodes;
 mod origin;
-mod quickstart;
 mod pairing;
+mod quickstart;
 mod restart;
 mod run;
 mod scopes;
