@@ -126,6 +126,9 @@ pub struct Surface {
     pub client_mode: String,
     pub caps: Vec<String>,
     pub commands: Vec<String>,
+    /// What the node had declared when a part of it was approved: declaring the same again asks for nothing new.
+    #[serde(default)]
+    pub declared: Vec<String>,
     pub created_at_ms: u64,
     pub approved_at_ms: u64,
 }

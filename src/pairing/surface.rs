@@ -49,7 +49,9 @@ impl Pairing {
         let waiting = self.surface_request(&facts.node);
         let approved = self.surface(&facts.node);
         let covered = approved.is_some_and(|surface| {
-            is_subset(&facts.caps, &surface.caps) && is_subset(&facts.commands, &surface.commands)
+            is_subset(&facts.caps, &surface.caps)
+                && (is_subset(&facts.commands, &surface.commands)
+                    || is_subset(&facts.commands, &surface.declared))
         });
         if covered {
             let gone = waiting.map(|_| Change::SurfaceRequestGone(facts.node));
@@ -114,6 +116,7 @@ impl Pairing {
             client_mode: request.client_mode.clone(),
             caps: request.caps.clone(),
             commands,
+            declared: request.commands.clone(),
             created_at_ms,
             approved_at_ms: now_ms,
         };

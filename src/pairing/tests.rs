@@ -358,6 +358,26 @@ fn a_subset_can_be_approved_but_nothing_undeclared() {
 }
 
 #[test]
+fn a_node_that_was_approved_in_part_asks_for_nothing_by_coming_back() {
+    let mut pairing = Pairing::default();
+    paired(&mut pairing, 1, Role::Node, ScopeSet::NONE);
+    let both = ["system.which", "system.run"];
+    let (_, changes) = pairing.declare(surface_facts(&both), "r".to_owned(), NOW);
+    pairing.apply(changes);
+    let which = ["system.which".to_owned()];
+    let (_, changes) = pairing
+        .approve_surface(&admin(), "r", Some(&which), NOW)
+        .unwrap();
+    pairing.apply(changes);
+    let (request, changes) = pairing.declare(surface_facts(&both), "again".to_owned(), NOW);
+    assert!(request.is_none() && changes.is_empty());
+    assert_eq!(pairing.surface(&id(1)).unwrap().commands, which);
+    let more = ["system.which", "system.run", "system.notify"];
+    let (request, _) = pairing.declare(surface_facts(&more), "more".to_owned(), NOW);
+    assert!(request.is_some());
+}
+
+#[test]
 fn k1_removing_a_device_takes_all_that_it_had() {
     let mut pairing = Pairing::default();
     paired(&mut pairing, 1, Role::Node, ScopeSet::NONE);

@@ -307,7 +307,8 @@ fn s4_e1_a_foreign_token_is_out_of_reach_and_looks_unknown() {
             assert_eq!(answers[0], answers[1], "{method}");
             assert_eq!(answers[0], answers[2], "{method}");
         }
-        for method in ["device.pair.remove"] {
+        let method = "device.pair.remove";
+        {
             let foreign = peer
                 .call(method, &json!({"deviceId": admin.id}))
                 .unwrap_err();
