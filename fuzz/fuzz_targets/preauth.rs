@@ -43,6 +43,7 @@ static HOUSE: LazyLock<(Runtime, Parts, tempfile::TempDir)> = LazyLock::new(|| {
         commands: CommandPolicy::default(),
         per_node: Vec::new(),
         exec_mode: Mode::Ask,
+        serve_page: true,
         exec_timeout: Duration::from_secs(1),
         turn_timeout: Duration::from_secs(1),
     })

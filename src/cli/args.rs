@@ -210,7 +210,7 @@ pub enum Nodes {
         /// How long the node may take, in milliseconds
         #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
         invoke_timeout: u64,
-        /// The same key runs the command once
+        /// The key that the node and the audit log are told
         #[arg(long)]
         idempotency_key: Option<String>,
     },

@@ -3,7 +3,6 @@
 //! A Gateway in this process, a node host as a second one, a message through the agent, a command on the node, its
 //! output back. Everything lives in a profile of its own and nothing of another program is touched.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -71,21 +70,26 @@ async fn prove_and_serve(args: &QuickstartArgs) -> Result<(), Failure> {
     line(&format!(
         "  password    {password}  (for this run only; not shown again)"
     ));
-    let proof = prove(&gateway, &paths, &password).await;
-    let node = match proof {
-        Ok(node) => node,
-        Err(failure) => {
-            gateway.stop("quickstart failed").await;
-            return Err(failure);
-        }
+    // Watched from before the node host starts, so that no signal ends this process without its node.
+    let mut stop = std::pin::pin!(serve::stop_signal());
+    let proof = tokio::select! {
+        biased;
+        reason = &mut stop => Err(Failure::new(Exit::Temporary, format!("{reason} before the proof"))),
+        proof = prove(&gateway, &paths, &password) => proof,
     };
-    let end = if args.once {
-        Ok("quickstart --once")
-    } else {
-        serve_on(&gateway, node.child).await
+    let end = match proof {
+        Err(failure) => Err(failure),
+        Ok(_) if args.once => Ok(()),
+        Ok(node) => serve_on(&gateway, node.child, stop).await,
     };
-    gateway.stop("quickstart ended").await;
-    end.map(|_| ())
+    gateway
+        .stop(if end.is_ok() {
+            "quickstart ended"
+        } else {
+            "quickstart failed"
+        })
+        .await;
+    end
 }
 
 /// The running node host. Its process ends with this one.
@@ -112,12 +116,20 @@ async fn prove(gateway: &Gateway, paths: &Paths, password: &str) -> Result<Node,
 }
 
 /// Ctrl-C ends it; so does the end of the node host.
-async fn serve_on(gateway: &Gateway, mut child: Child) -> Result<&'static str, Failure> {
+async fn serve_on(
+    gateway: &Gateway,
+    mut child: Child,
+    stop: impl Future<Output = &'static str>,
+) -> Result<(), Failure> {
     let scopes: ScopeSet = BROWSER_SCOPES.into_iter().collect();
     let code = gateway
         .hub
-        .open_sign_in_link(scopes, Actor::System { rule: "quickstart" })
-        .map_err(|fault| hop(8, "the sign-in link", &fault.to_string()))?;
+        .open_sign_in_link(
+            ScopeSet::all(),
+            scopes,
+            Actor::System { rule: "quickstart" },
+        )
+        .map_err(|refused| hop(8, "the sign-in link", &refused.to_string()))?;
     line(&format!(
         "  chat page   http://127.0.0.1:{}/#bootstrap={}",
         gateway.port,
@@ -126,9 +138,9 @@ async fn serve_on(gateway: &Gateway, mut child: Child) -> Result<&'static str, F
     line("              (signs in one browser, once, within ten minutes)\n");
     line("Serving until Ctrl-C.");
     tokio::select! {
-        reason = serve::stop_signal() => {
+        _ = stop => {
             let _ = child.kill().await;
-            Ok(reason)
+            Ok(())
         }
         status = child.wait() => {
             let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -167,13 +179,16 @@ fn settings(paths: &Paths, port: u16, password: &str) -> Result<GatewaySettings,
         commands: CommandPolicy::default(),
         per_node: Vec::new(),
         exec_mode: Mode::Ask,
+        serve_page: true,
         exec_timeout: EXEC_TIMEOUT,
         turn_timeout: EXEC_TIMEOUT + HOP_TIMEOUT,
     })
 }
 
 fn start_node(paths: &Paths, port: u16, password: &str, log: &Path) -> std::io::Result<Child> {
-    let log = File::create(log)?;
+    // Private like everything in the profile, and of this run only.
+    let log = files::open_or_create(log).map_err(std::io::Error::other)?;
+    log.set_len(0)?;
     Command::new(std::env::current_exe()?)
         .args([
             "node",
@@ -193,6 +208,8 @@ fn start_node(paths: &Paths, port: u16, password: &str, log: &Path) -> std::io::
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
+        // Ctrl-C at the terminal is this process's to hear; it ends the node host itself.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
 }

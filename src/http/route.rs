@@ -25,7 +25,7 @@ pub(super) fn route(front: &Front, method: &Method, path: &str) -> Answer {
             StatusCode::SERVICE_UNAVAILABLE,
             &serde_json::json!({"ready": false}),
         ),
-        _ => match ui::asset(path) {
+        _ => match ui::asset(path).filter(|_| front.serve_page) {
             Some(_) if !reads => method_not_allowed("GET, HEAD"),
             Some(asset) => page(&asset),
             None => not_found(),

@@ -32,6 +32,8 @@ pub struct Front {
     /// Places before authentication; the admin socket has its own.
     pub preauth: PreauthGate,
     pub preauth_admin: PreauthGate,
+    /// Whether the chat page is served.
+    pub serve_page: bool,
     ready: AtomicBool,
 }
 
@@ -42,13 +44,14 @@ pub enum Listener {
 }
 
 impl Front {
-    pub fn new(door: Arc<Door>, control: Arc<Control>, ingress: Ingress) -> Self {
+    pub fn new(door: Arc<Door>, control: Arc<Control>, ingress: Ingress, serve_page: bool) -> Self {
         Self {
             door,
             control,
             ingress,
             preauth: PreauthGate::default(),
             preauth_admin: PreauthGate::default(),
+            serve_page,
             ready: AtomicBool::new(false),
         }
     }

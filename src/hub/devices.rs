@@ -9,9 +9,10 @@ use super::{Audience, Caller, Denied, Fault, Hub, Inner};
 use crate::audit::{self, Actor, TokenChange};
 use crate::auth::admission::{self, KnownDevice, SignInLink};
 use crate::auth::device::PublicKey;
+use crate::auth::permission::PermissionRefusal;
 use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::auth::secret_eq::TokenDigest;
-use crate::base::{DeviceId, Secret, ids::uuid_v4, limits};
+use crate::base::{DeviceId, Refusal as _, Secret, ids::uuid_v4, limits};
 use crate::machine;
 use crate::pairing::{ApprovedVia, Device, DeviceFacts, DeviceRequest};
 use crate::rpc::types::device::{
@@ -34,6 +35,22 @@ pub struct Granted {
     pub rotated_at_ms: u64,
 }
 
+/// A sign-in link that was not opened.
+#[derive(Debug)]
+pub enum LinkRefused {
+    Permission(PermissionRefusal),
+    Fault(Fault),
+}
+
+impl std::fmt::Display for LinkRefused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Permission(refusal) => f.write_str(&refusal.public()),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
 /// Open sign-in links: each pairs one browser once, within ten minutes. Only digests are kept, in memory: a restart
 /// closes them all.
 #[derive(Default)]
@@ -42,8 +59,7 @@ pub(super) struct Grants(VecDeque<Grant>);
 struct Grant {
     id: String,
     digest: TokenDigest,
-    scopes: ScopeSet,
-    expires_at_ms: u64,
+    link: SignInLink,
 }
 
 impl Grants {
@@ -333,31 +349,32 @@ impl Hub {
         Ok((device, now_ms))
     }
 
-    /// Opens a single-use sign-in link for one browser and returns its code, which never holds the password.
-    pub fn open_sign_in_link(&self, scopes: ScopeSet, by: Actor) -> Result<Secret, Fault> {
-        let expires_at_ms =
-            machine::now_ms() + u64::try_from(limits::SIGN_IN_LINK_TTL.as_millis()).unwrap_or(0);
+    /// Opens a single-use sign-in link for one browser and returns its code, which never holds the password. `maker` is
+    /// what the one who opens it may do.
+    pub fn open_sign_in_link(
+        &self,
+        maker: ScopeSet,
+        scopes: ScopeSet,
+        by: Actor,
+    ) -> Result<Secret, LinkRefused> {
+        let link =
+            SignInLink::mint(maker, scopes, machine::now_ms()).map_err(LinkRefused::Permission)?;
         let (code, digest) = new_token();
         let id = uuid_v4(machine::random());
         let event = audit::Event::GrantCreated {
             grant: id.clone(),
-            expires_at_ms,
+            expires_at_ms: link.expires_at_ms,
             by,
         };
         let mut inner = self.lock();
         self.audit
             .append(&event, audit::Durability::Synced)
-            .map_err(Fault::Audit)?;
+            .map_err(|error| LinkRefused::Fault(Fault::Audit(error)))?;
         let grants = &mut inner.grants.0;
         if grants.len() >= limits::SIGN_IN_LINKS_MAX {
             grants.pop_front();
         }
-        grants.push_back(Grant {
-            id,
-            digest,
-            scopes,
-            expires_at_ms,
-        });
+        grants.push_back(Grant { id, digest, link });
         Ok(code)
     }
 
@@ -365,11 +382,7 @@ impl Hub {
     pub fn sign_in_link(&self, digest: &TokenDigest) -> Option<SignInLink> {
         let inner = self.lock();
         let grant = inner.grants.0.get(inner.grants.position(digest)?)?;
-        Some(SignInLink {
-            scopes: grant.scopes,
-            expires_at_ms: grant.expires_at_ms,
-            used: false,
-        })
+        Some(grant.link.clone())
     }
 
     /// Uses up a sign-in link for a device. `false` if another connection was faster.

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 pub use connections::Audience;
-pub use devices::{Granted, Issued};
+pub use devices::{Granted, Issued, LinkRefused};
 pub use exec::{ExecRequest, Executed, RunOutput};
 pub use invoke::{Invoke, Invoked, NodeResult, ResultTaken, Timing};
 pub use nodes::NodeView;

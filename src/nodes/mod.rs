@@ -2,7 +2,7 @@
 //!
 //! In: sessions that come and go, requests and results, with the time. Out: decisions and the records they end.
 //! Attacker controls: a node's declarations and results, a caller's command and parameters.
-//! Bounds: `limits::NODES_MAX`, `limits::INVOKES_MAX`, `limits::INVOKES_FINISHED_MAX`.
+//! Bounds: `limits::DEVICES_MAX`, `limits::INVOKES_MAX`, `limits::INVOKES_FINISHED_MAX`.
 //! Errors: `Refused`, each with its wire code.
 
 mod invoke;

@@ -39,15 +39,13 @@ pub struct CommandPolicy {
 }
 
 impl CommandPolicy {
-    /// This policy with a node's own entry on top, which only ever narrows: its `allow`, if any, must name the
-    /// command too, and its `deny` is added.
+    /// This policy with a node's own entry on top, which only ever narrows: its `deny` is added, and its `only`, if any,
+    /// must name the command too.
     pub fn narrowed_by(&self, node: Option<&Self>) -> Self {
         let mut policy = self.clone();
         if let Some(node) = node {
             policy.deny.extend(node.deny.iter().cloned());
-            if !node.allow.is_empty() {
-                policy.only = Some(node.allow.clone());
-            }
+            policy.only.clone_from(&node.only);
         }
         policy
     }
@@ -235,7 +233,7 @@ mod tests {
     fn a_node_entry_only_narrows() {
         let gateway = CommandPolicy::default();
         let entry = CommandPolicy {
-            allow: names(&["system.which", "camera.snap"]),
+            only: Some(names(&["system.which", "camera.snap"])),
             ..CommandPolicy::default()
         };
         let policy = gateway.narrowed_by(Some(&entry));

@@ -2,7 +2,7 @@
 //!
 //! In: requests, decisions and the time. Out: `Change`s, which the hub records, persists and then applies; nothing is
 //! altered before that. Attacker controls: all that a pending request says of itself.
-//! Bounds: `limits::PAIRING_REQUESTS_MAX`, `limits::PAIRING_REQUEST_TTL`, `limits::DEVICES_MAX`.
+//! Bounds: `limits::PAIRING_REQUESTS_MAX`, `limits::PAIRING_REQUEST_TTL_MS`, `limits::DEVICES_MAX`.
 //! Errors: `Refused`. Unknown and foreign ids are answered alike.
 
 mod device;
@@ -122,7 +122,7 @@ impl Pairing {
         requests
     }
 
-    /// Requests that have outlived `limits::PAIRING_REQUEST_TTL`.
+    /// Requests that have outlived `limits::PAIRING_REQUEST_TTL_MS`.
     pub fn expired(&self, now_ms: u64) -> Vec<Change> {
         self.requests
             .values()

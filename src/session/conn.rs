@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::door::Door;
 use super::handshake::{self, Ended, malformed};
 use super::preauth::PreauthPermit;
+use crate::auth::permission::Forbidden;
 use crate::base::{ConnId, limits};
 use crate::control::{Answer, Control};
 use crate::hub::{Caller, Farewell, Outbox, OutboxReader, Taken};
@@ -93,7 +94,7 @@ where
     let calls = Arc::new(Semaphore::new(limits::CALLS_PER_CONNECTION_MAX));
     let mut heard = Heard::new(io.received_bytes());
     let mut next_ping = Instant::now() + limits::PING_INTERVAL;
-    let mut refused = 0_u32;
+    let mut forbidden = Forbidden::default();
     loop {
         // While a slow reader has this much to read, only its own frames are attended to, and its dismissal.
         if io.buffered_bytes() >= WRITE_AHEAD_BYTES {
@@ -101,7 +102,7 @@ where
                 event = io.receive_or_room(WRITE_AHEAD_BYTES) => match event {
                     Ok(Some(event)) => {
                         heard.note();
-                        if let Err(reason) = attend(event, caller, outbox, control, &calls, &mut refused) {
+                        if let Err(reason) = attend(event, caller, outbox, control, &calls, &mut forbidden) {
                             return reason;
                         }
                     }
@@ -122,7 +123,7 @@ where
             event = io.receive() => match event {
                 Ok(event) => {
                     heard.note();
-                    if let Err(reason) = attend(event, caller, outbox, control, &calls, &mut refused) {
+                    if let Err(reason) = attend(event, caller, outbox, control, &calls, &mut forbidden) {
                         return reason;
                     }
                 }
@@ -166,18 +167,16 @@ fn attend(
     outbox: &Outbox,
     control: &Arc<Control>,
     calls: &Arc<Semaphore>,
-    refused: &mut u32,
+    forbidden: &mut Forbidden,
 ) -> Result<(), String> {
     match event {
         // A caller that was dismissed has no say, even if it does not read that it was (K1).
         Event::Text(_) if outbox.is_closing() => {}
         Event::Text(text) => {
-            *refused = match dispatch(&text, caller, outbox, control, calls) {
-                Accepted::Yes => 0,
-                Accepted::No => *refused + 1,
-            };
-            if *refused >= limits::UNAUTHORIZED_CALLS_MAX {
-                outbox.close(1008, "repeated unauthorized calls");
+            let accepted = dispatch(&text, caller, outbox, control, calls) == Accepted::Yes;
+            if forbidden.count(accepted) {
+                let (code, reason) = Forbidden::CLOSE;
+                outbox.close(code, reason);
             }
         }
         Event::Binary(_) => outbox.close(1003, "binary frames are not part of the protocol"),

@@ -15,6 +15,7 @@ mod links;
 mod nodes;
 mod origin;
 mod pairing;
+mod quickstart;
 mod restart;
 mod run;
 mod scopes;

@@ -17,6 +17,8 @@ struct Node {
     device: Device,
     connect: Connect,
     peer: Peer,
+    /// The device token that its first `hello-ok` brought.
+    token: String,
 }
 
 impl Node {
@@ -33,6 +35,7 @@ impl Node {
             device,
             connect,
             peer,
+            token: hello["auth"]["deviceToken"].as_str().unwrap().to_owned(),
         }
     }
 
@@ -454,6 +457,37 @@ fn n9_the_newest_session_serves_and_the_end_of_an_older_one_changes_nothing() {
     older.leave();
     assert_eq!(node.entry(&mut operator)["connected"], true);
     node.serves(&mut operator, "system.which");
+}
+
+#[test]
+fn k1_removed_revoked_or_rotated_a_node_is_gone_at_once() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    for method in [
+        "device.pair.remove",
+        "device.token.revoke",
+        "device.token.rotate",
+    ] {
+        let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+        let by_token = Connect::node().device_token(&node.token);
+        Peer::admitted(&gateway, &by_token, &node.device);
+        node.peer = node.again(&gateway);
+        let id = node.ask(&mut operator, "system.which", &json!({}));
+        node.taken();
+        let mut params = json!({"deviceId": node.id()});
+        if method != "device.pair.remove" {
+            params["role"] = json!("node");
+        }
+        operator.call(method, &params).unwrap();
+        assert_eq!(node.peer.closed().0, 4001, "{method}");
+        let error = operator.answer(&id).unwrap_err();
+        assert_eq!(error.0["details"]["nodeError"]["code"], "DISCONNECTED");
+        let mut back = Peer::open(&gateway);
+        let error = back.connect_as(&by_token, &node.device).unwrap_err();
+        assert_eq!(error.detail(), "AUTH_DEVICE_TOKEN_MISMATCH", "{method}");
+        let id = node.ask(&mut operator, "system.which", &json!({}));
+        operator.answer(&id).unwrap_err();
+    }
 }
 
 #[test]

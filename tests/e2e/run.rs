@@ -206,7 +206,7 @@ fn a_command_that_never_ends_is_ended_by_an_abort_with_all_of_its_children() {
     let leash = Leash::new(lab.path("leash"));
     let mut peer = Peer::operator(&lab.gateway);
     let text = format!(
-        "/run {}; trap '' TERM HUP INT; (sleep 1000; sleep 1000) & sleep 1000",
+        "/run {}; trap '' TERM HUP INT; (sleep 100; sleep 100) & sleep 100",
         leash.take()
     );
     peer.call("chat.send", &message(&text, "forever")).unwrap();
@@ -268,6 +268,8 @@ fn a_message_that_is_sent_twice_runs_once() {
     assert_eq!(first["status"], "started");
     assert_eq!(second["runId"], first["runId"]);
     assert_eq!(chat_end(&mut peer, "once")["state"], "final");
+    // The event comes just before the run counts as finished.
+    peer.call("agent.wait", &json!({"runId": "once"})).unwrap();
     let third = peer.call("chat.send", &message(&text, "once")).unwrap();
     assert_eq!(third["status"], "ok");
     let error = peer

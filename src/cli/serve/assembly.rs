@@ -42,6 +42,8 @@ pub struct GatewaySettings {
     pub commands: CommandPolicy,
     pub per_node: Vec<(DeviceId, CommandPolicy)>,
     pub exec_mode: Mode,
+    /// Whether the chat page is served at `/`.
+    pub serve_page: bool,
     pub exec_timeout: Duration,
     pub turn_timeout: Duration,
 }
@@ -118,7 +120,12 @@ impl Parts {
             Box::new(settings.secrets),
             settings.limiter,
         ));
-        let front = Arc::new(Front::new(door, control, settings.ingress));
+        let front = Arc::new(Front::new(
+            door,
+            control,
+            settings.ingress,
+            settings.serve_page,
+        ));
         Ok(Self {
             front,
             hub,

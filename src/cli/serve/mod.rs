@@ -5,6 +5,7 @@ mod secret;
 mod tools;
 mod transcript;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use assembly::{Gateway, GatewaySettings, Parts, StartError};
@@ -96,11 +97,12 @@ pub(super) fn not_started(error: &StartError) -> Failure {
 
 fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewaySettings, Failure> {
     let server = settings.server(flags)?;
-    for warning in &settings.warnings {
-        output::note(&format!("warning: {} has no effect here", warning.setting));
-    }
     let gateway = &settings.gateway;
     let auth = &gateway.auth;
+    if !auth.rate_limit.exempt_loopback {
+        let sentence = "gateway.auth.rateLimit.exemptLoopback: false is not served yet: programs on this host are slowed, never locked out";
+        return Err(Failure::new(Exit::Config, sentence).with_remedy("remove the setting"));
+    }
     Ok(GatewaySettings {
         state_dir: settings.paths.own.clone(),
         config_path: Some(settings.paths.config.clone()),
@@ -130,12 +132,8 @@ fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewayS
         secrets: Secrets::configured(server.secret, settings.resolver.clone()),
         ingress: ingress_settings(settings)?,
         commands: policy(&gateway.nodes.commands),
-        per_node: gateway
-            .nodes
-            .entries
-            .iter()
-            .filter_map(|(id, rules)| Some((DeviceId::parse(id)?, policy(rules))))
-            .collect(),
+        per_node: per_node(&gateway.nodes.entries)?,
+        serve_page: gateway.control_ui.enabled,
         exec_mode: match settings.exec.mode {
             ExecMode::Deny => Mode::Deny,
             ExecMode::Allowlist => Mode::Allowlist,
@@ -182,4 +180,27 @@ fn policy(rules: &CommandRules) -> CommandPolicy {
         deny: rules.deny.clone(),
         only: None,
     }
+}
+
+/// A rule for a node that is named in another way than by its whole id would be lost, so it is refused.
+fn per_node(
+    entries: &BTreeMap<String, CommandRules>,
+) -> Result<Vec<(DeviceId, CommandPolicy)>, Failure> {
+    entries
+        .iter()
+        .map(|(id, rules)| {
+            let node = DeviceId::parse(id).ok_or_else(|| {
+                let sentence = format!("gateway.nodes.entries: {id:?} is not a device id");
+                Failure::new(Exit::Config, sentence).with_remedy(
+                    "use the 64 hexadecimal digits that `portcullis nodes status --json` shows",
+                )
+            })?;
+            let policy = CommandPolicy {
+                deny: rules.deny.clone(),
+                only: rules.allow.clone(),
+                ..CommandPolicy::default()
+            };
+            Ok((node, policy))
+        })
+        .collect()
 }

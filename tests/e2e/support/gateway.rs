@@ -131,11 +131,7 @@ impl Gateway {
 
     /// A new connection whose reads give up after `PATIENCE`.
     pub(crate) fn dial(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
+        dial(self.port)
     }
 
     /// SIGKILL, as a power cut would end it.
@@ -198,6 +194,15 @@ impl Drop for Gateway {
             eprintln!("stderr of the gateway:\n{}", self.stderr());
         }
     }
+}
+
+/// A new connection whose reads give up after `PATIENCE`.
+pub(super) fn dial(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
 }
 
 /// The program with nothing of this process's environment.

@@ -11,6 +11,7 @@ use tungstenite::http::{HeaderName, HeaderValue};
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error, HandshakeError, Message, WebSocket};
 
+use super::gateway::dial;
 use super::http::Answer;
 use super::{Connect, Device, Gateway, PATIENCE};
 
@@ -64,7 +65,12 @@ impl Peer {
 
     /// The same with further headers; one that the handshake has by itself is replaced. A refusal is the HTTP answer.
     pub(crate) fn open_with(gateway: &Gateway, headers: &[(&str, &str)]) -> Result<Self, Answer> {
-        let url = format!("ws://127.0.0.1:{}/", gateway.port());
+        Self::open_at(gateway.port(), headers)
+    }
+
+    /// The same to whoever listens on this port.
+    pub(crate) fn open_at(port: u16, headers: &[(&str, &str)]) -> Result<Self, Answer> {
+        let url = format!("ws://127.0.0.1:{port}/");
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
@@ -74,8 +80,7 @@ impl Peer {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let upgraded =
-            tungstenite::client::client_with_config(request, gateway.dial(), Some(config));
+        let upgraded = tungstenite::client::client_with_config(request, dial(port), Some(config));
         let socket = match upgraded {
             Ok((socket, _)) => socket,
             Err(HandshakeError::Failure(Error::Http(response))) => {

@@ -10,7 +10,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::PATIENCE;
 
-/// A child whose output is read line by line. Killed when dropped.
+/// How long a program may take to end its own children before it is killed.
+const STOP_TIME: Duration = Duration::from_secs(5);
+
+/// A child whose output is read line by line. When dropped it is told to stop, and killed if it does not.
 pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
@@ -84,6 +87,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let deadline = Instant::now() + STOP_TIME;
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::TERM);
+        }
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::park_timeout(Duration::from_millis(2));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
