@@ -140,6 +140,7 @@ pub async fn serve<S>(stream: S, arrival: Arrival, place: PreauthPermit, front: 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let eviction = place.eviction();
     // The place travels with the connection: from here into the session, which gives it back at `connect`.
     let place = Arc::new(std::sync::Mutex::new(Some(place)));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -149,8 +150,14 @@ where
     let connection = upgrade::server()
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "connection ended");
+    tokio::select! {
+        served = connection => {
+            if let Err(error) = served {
+                tracing::debug!(%error, "connection ended");
+            }
+        }
+        // A head that never ends must give way, too; after the upgrade the session sees to it.
+        () = eviction.happened() => tracing::debug!("a newer connection took the place of this one"),
     }
 }
 
@@ -221,11 +228,20 @@ fn attribute(
     arrival: Arrival,
     front: &Front,
 ) -> Result<Attributed, IngressRefusal> {
-    let headers: Vec<(&str, &[u8])> = request
+    let mut headers: Vec<(&str, &[u8])> = request
         .headers()
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_bytes()))
         .collect();
+    // A target in absolute form overrides Host (RFC 9112 §3.2.2). One that says something else counts as a second Host.
+    if let Some(target) = request.uri().authority() {
+        let target = target.as_str().as_bytes();
+        let agrees =
+            |(name, value): &(&str, &[u8])| *name == "host" && value.eq_ignore_ascii_case(target);
+        if !headers.iter().any(agrees) {
+            headers.push(("host", target));
+        }
+    }
     let request = ingress::Request {
         listener: arrival.class,
         peer: arrival.peer,

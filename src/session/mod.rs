@@ -12,4 +12,4 @@ mod preauth;
 
 pub use conn::run;
 pub use door::{Door, SecretSource};
-pub use preauth::{PreauthGate, PreauthPermit};
+pub use preauth::{Eviction, PreauthGate, PreauthPermit};

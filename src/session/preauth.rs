@@ -95,6 +95,21 @@ impl PreauthPermit {
     pub async fn evicted(&self) {
         self.evicted.notified().await;
     }
+
+    /// The same for whoever serves the connection while the place itself is on its way into a session.
+    pub fn eviction(&self) -> Eviction {
+        Eviction(Arc::clone(&self.evicted))
+    }
+}
+
+/// Tells that a place was given to a newer connection. Only one task may wait for it at a time.
+pub struct Eviction(Arc<Notify>);
+
+impl Eviction {
+    /// Ends when the connection must give way. Cancel-safe.
+    pub async fn happened(&self) {
+        self.0.notified().await;
+    }
 }
 
 impl Drop for PreauthPermit {

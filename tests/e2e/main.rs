@@ -9,6 +9,9 @@
 )]
 
 mod handshake;
+mod http;
+mod limits;
+mod links;
 mod nodes;
 mod origin;
 mod pairing;

@@ -1,6 +1,159 @@
 //! Ends and beginnings: what was acknowledged is still there, and nobody shares a state or a port unknowingly.
 
-use crate::support::{Gateway, free_port};
+use std::net::TcpListener;
+
+use serde_json::json;
+
+use crate::support::{ADMIN, Connect, Device, Gateway, PASSWORD, Peer, Setup, free_port, program};
+
+fn audit_is_whole(gateway: &Gateway) {
+    let output = gateway.cli(&["audit", "verify"]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn what_was_acknowledged_outlives_a_kill() {
+    let config = "{gateway: {nodes: {pairing: {autoApproveLocal: false}}}}";
+    let mut gateway = Setup::default().config(config).start();
+    let device = Device::new();
+    let reader = Connect::cli().scopes(&["operator.read"]);
+    let pend = |gateway: &Gateway, connect: &Connect| {
+        let error = Peer::open(gateway)
+            .connect_as(connect, &device)
+            .unwrap_err();
+        error.0["details"]["requestId"].as_str().unwrap().to_owned()
+    };
+
+    // A request that waits.
+    let request = pend(&gateway, &reader);
+    gateway.kill();
+    gateway.restart();
+    audit_is_whole(&gateway);
+    assert_eq!(pend(&gateway, &reader), request);
+
+    // An approval.
+    let mut operator = Peer::operator(&gateway);
+    operator
+        .call("device.pair.approve", &json!({"requestId": request}))
+        .unwrap();
+    gateway.kill();
+    gateway.restart();
+    audit_is_whole(&gateway);
+
+    // A token.
+    let (_peer, hello) = Peer::admitted(&gateway, &reader, &device);
+    let token = hello["auth"]["deviceToken"].as_str().unwrap();
+    gateway.kill();
+    gateway.restart();
+    audit_is_whole(&gateway);
+    let by_token = reader.clone().device_token(token);
+    let (_peer, hello) = Peer::admitted(&gateway, &by_token, &device);
+    assert_eq!(hello["auth"]["scopes"], json!(["operator.read"]));
+
+    // A revocation.
+    let mut operator = Peer::operator(&gateway);
+    let params = json!({"deviceId": device.id, "role": "operator"});
+    operator.call("device.token.revoke", &params).unwrap();
+    gateway.kill();
+    gateway.restart();
+    let error = Peer::open(&gateway)
+        .connect_as(&by_token, &device)
+        .unwrap_err();
+    assert_eq!(error.detail(), "AUTH_DEVICE_TOKEN_MISMATCH");
+
+    // A removal.
+    let mut operator = Peer::operator(&gateway);
+    operator
+        .call("device.pair.remove", &json!({"deviceId": device.id}))
+        .unwrap();
+    gateway.kill();
+    gateway.restart();
+    audit_is_whole(&gateway);
+    let list = gateway.cli_json(&["devices", "list"]);
+    assert_eq!(list, json!({"pending": [], "paired": []}));
+}
+
+#[test]
+fn a_kill_amid_pairings_loses_none_that_was_acknowledged() {
+    let mut gateway = Gateway::start();
+    let devices: Vec<Device> = (0..12).map(|_| Device::new()).collect();
+    for round in devices.chunks(4) {
+        let mut acknowledged = Vec::new();
+        for device in &round[..3] {
+            let (_, hello) = Peer::admitted(&gateway, &Connect::cli(), device);
+            acknowledged.push((
+                device,
+                hello["auth"]["deviceToken"].as_str().unwrap().to_owned(),
+            ));
+        }
+        // The fourth is on its way when the end comes.
+        let mut peer = Peer::open(&gateway);
+        let connect = Connect::cli().signed(&round[3], &peer.nonce, peer.challenged_at);
+        peer.request("connect", &connect.params);
+        gateway.kill();
+        gateway.restart();
+        audit_is_whole(&gateway);
+        for (device, token) in acknowledged {
+            Peer::admitted(&gateway, &Connect::cli().device_token(&token), device);
+        }
+    }
+}
+
+#[test]
+fn what_happened_stands_in_the_audit_log() {
+    let gateway = Gateway::start();
+    let device = Device::new();
+    let (peer, _) = Peer::admitted(&gateway, &Connect::cli().scopes(ADMIN), &device);
+    let mut operator = Peer::operator(&gateway);
+    operator
+        .call("device.pair.remove", &json!({"deviceId": device.id}))
+        .unwrap();
+    drop(peer);
+    let log = gateway.audit();
+    for kind in [
+        "gateway.started",
+        "pairing.approved",
+        "token.changed",
+        "session.admitted",
+        "device.removed",
+    ] {
+        assert!(
+            log.contains(&format!("\"kind\":\"{kind}\"")),
+            "{kind} in {log}"
+        );
+    }
+    assert!(log.contains(&device.id));
+    audit_is_whole(&gateway);
+}
+
+#[test]
+fn a_changed_audit_log_is_found_out() {
+    let mut gateway = Gateway::start();
+    Peer::admitted(&gateway, &Connect::cli(), &Device::new())
+        .0
+        .leave();
+    assert!(gateway.terminate().success());
+    audit_is_whole(&gateway);
+    let path = gateway.state_dir().join("audit/audit-00000001.jsonl");
+    let log = std::fs::read_to_string(&path).unwrap();
+    let changed = log.replacen("direct local caller", "direct lawful caller", 1);
+    assert_ne!(changed, log);
+    std::fs::write(&path, changed).unwrap();
+    let output = gateway.cli(&["audit", "verify"]);
+    assert!(!output.status.success(), "{output:?}");
+}
+
+#[test]
+fn an_orderly_end_says_so_and_exits_with_zero() {
+    let mut gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let (mut node, _) = Peer::admitted(&gateway, &Connect::node(), &Device::new());
+    assert!(gateway.terminate().success());
+    operator.event("shutdown");
+    node.event("shutdown");
+    assert!(matches!(operator.closed().0, 1001 | 1012));
+    assert!(!gateway.state_dir().join("admin.sock").exists());
+}
 
 #[test]
 fn a_second_gateway_on_one_state_is_refused_and_told_who_holds_it() {
@@ -9,4 +162,35 @@ fn a_second_gateway_on_one_state_is_refused_and_told_who_holds_it() {
     assert_eq!(ended.code, Some(75), "{ended:?}");
     let holder = format!("process {}", gateway.pid());
     assert!(ended.stderr.contains(&holder), "{ended:?}");
+    // The first one has lost nothing by it, its admin socket neither.
+    assert!(gateway.cli(&["health"]).status.success());
+    Peer::operator(&gateway);
+}
+
+#[test]
+fn a_taken_port_names_its_owner_and_the_way_out() {
+    let owner = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = owner.local_addr().unwrap().port().to_string();
+    let home = tempfile::TempDir::new().unwrap();
+    let env = [("OPENCLAW_GATEWAY_PASSWORD".to_owned(), PASSWORD.to_owned())];
+    let output = program(home.path(), &env)
+        .args(["gateway", "run", "--port", &port])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(75), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    for said in [port.as_str(), &std::process::id().to_string(), "--port"] {
+        assert!(text.contains(said), "{said} in {text}");
+    }
+}
+
+#[test]
+fn c3_a_state_that_others_may_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut gateway = Gateway::start();
+    gateway.kill();
+    let dir = gateway.state_dir();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let ended = gateway.second(gateway.port());
+    assert_eq!(ended.code, Some(78), "{ended:?}");
 }
