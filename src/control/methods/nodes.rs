@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::answer::{denied, error_of, frame, refused};
 use super::super::{Answer, Control};
 use super::params;
-use crate::base::{DeviceId, Refusal, limits};
+use crate::base::{DeviceId, limits};
 use crate::hub::{Caller, Invoke, NodeResult, ResultTaken};
 use crate::machine;
 use crate::nodes::Refused;
