@@ -75,6 +75,7 @@ fn surface(number: u8) -> Surface {
         client_mode: "node".to_owned(),
         caps: vec!["system".to_owned()],
         commands: vec!["system.run".to_owned()],
+        declared: Vec::new(),
         created_at_ms: 1,
         approved_at_ms: 2,
     }
