@@ -46,7 +46,7 @@ fn what_was_acknowledged_outlives_a_kill() {
     gateway.kill();
     gateway.restart();
     audit_is_whole(&gateway);
-    let by_token = reader.clone().device_token(token);
+    let by_token = reader.device_token(token);
     let (_peer, hello) = Peer::admitted(&gateway, &by_token, &device);
     assert_eq!(hello["auth"]["scopes"], json!(["operator.read"]));
 
