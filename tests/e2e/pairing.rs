@@ -307,16 +307,13 @@ fn s4_e1_a_foreign_token_is_out_of_reach_and_looks_unknown() {
             assert_eq!(answers[0], answers[1], "{method}");
             assert_eq!(answers[0], answers[2], "{method}");
         }
-        let method = "device.pair.remove";
-        {
-            let foreign = peer
-                .call(method, &json!({"deviceId": admin.id}))
-                .unwrap_err();
-            let nobody = peer
-                .call(method, &json!({"deviceId": unknown}))
-                .unwrap_err();
-            assert_eq!(foreign, nobody, "{method}");
-        }
+        let foreign = json!({"deviceId": admin.id});
+        let nobody = json!({"deviceId": unknown});
+        let foreign = peer.call("device.pair.remove", &foreign).unwrap_err();
+        assert_eq!(
+            foreign,
+            peer.call("device.pair.remove", &nobody).unwrap_err()
+        );
     }
     assert_eq!(admin_peer.call("health", &json!({})).unwrap()["ok"], true);
     Peer::admitted(&gateway, &Connect::cli().device_token(&token), &admin);
