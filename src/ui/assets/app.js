@@ -247,7 +247,7 @@ function onChat({ runId, state, message, errorMessage, stopReason }) {
   if (state === "status" || state === "delta") setActive(runId);
   if (message) say(`reply ${runId}`, "assistant", textOf(message.content));
   if (state === "error") note(errorMessage ?? "the turn failed", "bad");
-  if (state === "aborted") note(stopReason === "timeout" ? "This turn took too long and was stopped." : "This turn was stopped on request.", "note");
+  if (state === "aborted") note(stopReason === "shutdown" ? "The Gateway stopped during this turn." : "This turn was stopped on request.", "note");
   if (["final", "error", "aborted"].includes(state)) {
     items.delete(`reply ${runId}`);
     if (activeRun === runId) setActive("");
