@@ -6,6 +6,16 @@ const SCOPES = ["operator.read", "operator.write", "operator.approvals"];
 const SESSION = "main";
 const ITEMS_MAX = 500;
 const CALL_TIMEOUT_MS = 60_000;
+// What a person at the sign-in form can do about a refusal; the Gateway's own words are for the program that calls it.
+const ADVICE = {
+  AUTH_BOOTSTRAP_TOKEN_INVALID:
+    "This sign-in link has expired or was used before: each works once, in one browser. Get a new one, or sign in here.",
+  AUTH_PASSWORD_MISMATCH: "That is not this Gateway's password.",
+  AUTH_TOKEN_MISMATCH: "That is not this Gateway's token.",
+  AUTH_RATE_LIMITED: "Too many wrong attempts came from here. Wait a while, then try again.",
+  AUTH_DEVICE_TOKEN_MISMATCH: "This browser is no longer signed in. Sign in again.",
+  PAIRING_LAPSED: "The request was declined, or nobody answered in time. Sign in to ask again.",
+};
 
 const $ = (id) => document.getElementById(id);
 const encoder = new TextEncoder();
@@ -18,6 +28,7 @@ let nextId = 1;
 let attempts = 0;
 let sessionKey = "";
 let activeRun = "";
+let pending = ""; // the pairing request that this page waits for
 let unconfirmed = null; // { key, text }: sent, and not yet acknowledged
 let items = new Map(); // by run or tool call: what is still changing on the page
 
@@ -115,8 +126,11 @@ function again(delay) {
   setTimeout(connect, delay);
 }
 
+// A browser that is signed in needs no link, least of all the one that it used itself.
+const usesToken = () => device.token && !credential?.password;
+
 async function connectParams({ nonce, ts }) {
-  const auth = credential ?? (device.token ? { deviceToken: device.token } : {});
+  const auth = usesToken() ? { deviceToken: device.token } : (credential ?? {});
   const token = auth.deviceToken ?? auth.bootstrapToken ?? "";
   const signed = [
     "v3", device.id, CLIENT.id, CLIENT.mode, "operator", SCOPES.join(","), ts, token, nonce, CLIENT.platform, "",
@@ -142,6 +156,7 @@ async function connectParams({ nonce, ts }) {
 
 async function admitted(hello) {
   attempts = 0;
+  pending = "";
   if (hello.auth?.deviceToken) {
     device.token = hello.auth.deviceToken;
     await saveDevice();
@@ -159,13 +174,21 @@ async function admitted(hello) {
 
 // A refused connect: what to do about it depends on its code.
 async function refused(mine, error) {
-  const code = error.details?.code ?? error.code;
+  let code = error.details?.code ?? error.code;
   if (code === "PAIRING_REQUIRED") {
-    mine.stays = true;
-    mine.close();
-    showPairing(error.details?.requestId);
-    return again(3_000);
+    const request = error.details?.requestId ?? "";
+    if (!pending || pending === request) {
+      mine.stays = true;
+      mine.close();
+      pending = request;
+      showPairing(request);
+      return again(3_000);
+    }
+    // Another request than before: that one is gone, and asking on by itself would only pester the operator.
+    code = "PAIRING_LAPSED";
+    error = { code };
   }
+  pending = "";
   if (!code || error.retryable || code === "UNAVAILABLE") {
     if (!$("chat").hidden && code) note(sentence(error), "bad");
     return mine.close();
@@ -173,14 +196,14 @@ async function refused(mine, error) {
   mine.stays = true;
   mine.close();
   socket = null;
-  const hadToken = !credential && device.token;
-  credential = null;
-  if (hadToken && code === "AUTH_DEVICE_TOKEN_MISMATCH") {
+  if (usesToken() && code === "AUTH_DEVICE_TOKEN_MISMATCH") {
     device.token = null;
     await saveDevice();
+    if (credential) return connect();
   }
+  credential = null;
   const asked = ["AUTH_TOKEN_MISSING", "AUTH_PASSWORD_MISSING"].includes(code);
-  showSignIn(asked ? "" : sentence(error));
+  showSignIn(asked ? "" : ADVICE[code] ? `${ADVICE[code]} (${code})` : sentence(error));
 }
 
 function sentence(error) {
@@ -224,7 +247,7 @@ function onChat({ runId, state, message, errorMessage, stopReason }) {
   if (state === "status" || state === "delta") setActive(runId);
   if (message) say(`reply ${runId}`, "assistant", textOf(message.content));
   if (state === "error") note(errorMessage ?? "the turn failed", "bad");
-  if (state === "aborted") note(`stopped (${stopReason ?? "on request"})`, "note");
+  if (state === "aborted") note(stopReason === "shutdown" ? "The Gateway stopped during this turn." : "This turn was stopped on request.", "note");
   if (["final", "error", "aborted"].includes(state)) {
     items.delete(`reply ${runId}`);
     if (activeRun === runId) setActive("");
@@ -264,7 +287,6 @@ function showPairing(requestId) {
   showGate("pairing");
   show("wait", "waiting for approval");
   $("approve").textContent = `portcullis devices approve ${id}`;
-  $("request").textContent = id;
 }
 
 function showHistory({ sessionKey: key, messages = [], inFlightRun }) {
@@ -338,7 +360,7 @@ function blocks(text) {
   let lines = [];
   let fence = "";
   const flush = (tag) => {
-    if (lines.length) made.push(tag === "pre" ? output(lines.join("\n")) : paragraph(lines.join("\n")));
+    if (lines.length) made.push(tag === "pre" ? output(lines.join("\n")) : prose(lines.join("\n")));
     lines = [];
   };
   for (const line of text.split("\n")) {
@@ -363,6 +385,17 @@ function paragraph(text) {
   return element;
 }
 
+// A paragraph with `code` in monospace.
+function prose(text) {
+  const element = document.createElement("p");
+  text.split(/`([^`\n]+)`/).forEach((part, index) => {
+    const code = index % 2 ? document.createElement("code") : null;
+    if (code) code.textContent = part;
+    element.append(code ?? part);
+  });
+  return element;
+}
+
 function output(text) {
   const element = document.createElement("pre");
   element.tabIndex = 0;
@@ -376,9 +409,9 @@ function startTool(key, name, args) {
   const title = document.createElement("summary");
   const what = args?.command ?? args?.bins?.join(" ") ?? "";
   item.what = `${name}${args?.node ? ` @${args.node}` : ""}${what ? `: ${what}` : ""}`;
-  title.textContent = `${item.what} ...`;
+  title.textContent = `${item.what} \u00b7 running`;
   item.open = true;
-  item.append(title, output("running"));
+  item.append(title, output("The output comes when this ends."));
   add(item);
   items.set(key, item);
   toEnd(follows);
