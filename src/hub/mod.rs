@@ -51,6 +51,8 @@ pub struct Settings {
 pub enum Fault {
     Audit(audit::AuditError),
     Store(crate::store::StoreError),
+    /// A device was removed, or its token revoked, between its admission and its session.
+    Withdrawn,
 }
 
 impl fmt::Display for Fault {
@@ -58,6 +60,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Audit(error) => write!(f, "the audit log cannot be written: {error}"),
             Self::Store(error) => write!(f, "the state cannot be written: {error}"),
+            Self::Withdrawn => f.write_str("the device's approval was withdrawn meanwhile"),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{Hub, Outbox, connections::Audience};
 use crate::audit::{self, Actor, Durability};
 use crate::auth::Admitted;
+use crate::auth::admission::AuthMethod;
 use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::base::{ConnId, DeviceId, ids::uuid_v4};
 use crate::machine;
@@ -97,6 +98,10 @@ impl Hub {
             .append(&event, Durability::Grouped)
             .map_err(super::Fault::Audit)?;
         let mut inner = self.lock();
+        // From here on a withdrawal finds this session and closes it; one that came before must be found here (K1).
+        if !still_stands(&inner, admitted) {
+            return Err(super::Fault::Withdrawn);
+        }
         inner.connections.open(&caller);
         if let Some(device) = &caller.device {
             inner.pairing.seen(device, "connect", now_ms);
@@ -245,6 +250,21 @@ impl Hub {
         tracing::info!(node = %node, conn = %caller.conn, "node online");
         Ok(())
     }
+}
+
+/// Whether the record still holds what admission found in it, which may be a while ago.
+fn still_stands(inner: &super::Inner, admitted: &Admitted) -> bool {
+    let Some(id) = admitted.device() else {
+        return true;
+    };
+    let Some(device) = inner.pairing.device(id) else {
+        return false;
+    };
+    let by_token = admitted.method() == AuthMethod::DeviceToken;
+    let revoked = device
+        .token(admitted.role())
+        .is_none_or(|token| token.revoked_at_ms.is_some());
+    device.roles.contains(&admitted.role()) && !(by_token && revoked)
 }
 
 impl super::Inner {
