@@ -180,11 +180,13 @@ fn look_up(fact: &Fact) -> Answer {
                     Grant {
                         role: Role::Operator,
                         scopes: ScopeSet::from_wire(&["operator.read"]),
+                        token_scopes: ScopeSet::from_wire(&["operator.read"]),
                         token: Some(TokenDigest::of(TOKEN.as_bytes())),
                     },
                     Grant {
                         role: Role::Node,
                         scopes: ScopeSet::NONE,
+                        token_scopes: ScopeSet::NONE,
                         token: None,
                     },
                 ],
