@@ -9,6 +9,7 @@
 //! no buffer; a busy one borrows its thread's (`spare`).
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -209,6 +210,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsIo<S> {
         .await
     }
 
+    /// Waits for the stream's end, while the answer to a message is being worked out. Drives pending output. What arrives
+    /// meanwhile is kept for `receive`; after one buffer of it no more is read, and the end stays unnoticed. Cancel-safe.
+    pub async fn gone(&mut self) -> WsIoError {
+        let outcome = poll_fn(|cx| self.poll_gone(cx)).await;
+        outcome.map_or_else(|error| error, |never| match never {})
+    }
+
     /// Writes all that is queued. Cancel-safe.
     pub async fn flush(&mut self) -> Result<(), WsIoError> {
         poll_fn(|cx| self.poll_write_all(cx)).await
@@ -291,6 +299,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsIo<S> {
             };
             if let Some(event) = self.react(event) {
                 return Poll::Ready(Ok(event));
+            }
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Result<Infallible, WsIoError>> {
+        loop {
+            if !matches!(self.phase, Phase::Open) {
+                return Poll::Ready(Err(WsIoError::Over));
+            }
+            let kept = self.unread.start < self.unread.end;
+            let done = match kept {
+                true => ready!(self.poll_write_all(cx)),
+                false => ready!(self.poll_fill(cx)),
+            };
+            match done {
+                Ok(()) if kept => return Poll::Pending,
+                Ok(()) => {}
+                Err(error) => return self.over(error),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The door: what admission may ask for, and the effects of its verdict.
 
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,10 +23,17 @@ pub trait SecretSource: Send + Sync {
     fn shared_secret(&self) -> SharedSecret;
 }
 
+/// Who can say which tailnet user an address belongs to. An error, a time-out and no answer are `Whois::Failed`; the
+/// implementation bounds its time.
+pub trait WhoisSource: Send + Sync {
+    fn whois(&self, source: IpAddr) -> Pin<Box<dyn Future<Output = Whois> + Send + '_>>;
+}
+
 /// Who may come in, with all that it takes to find out.
 pub struct Door {
     settings: admission::Settings,
     secret: Box<dyn SecretSource>,
+    whois: Option<Arc<dyn WhoisSource>>,
     limiter: Mutex<Limiter>,
 }
 
@@ -57,14 +66,17 @@ impl Drop for Waiting {
 }
 
 impl Door {
+    /// Without a `whois` no tailnet identity is proved, and so none is believed.
     pub fn new(
         settings: admission::Settings,
         secret: Box<dyn SecretSource>,
+        whois: Option<Arc<dyn WhoisSource>>,
         limiter: LimiterSettings,
     ) -> Self {
         Self {
             settings,
             secret,
+            whois,
             limiter: Mutex::new(Limiter::new(limiter)),
         }
     }
@@ -74,7 +86,10 @@ impl Door {
     }
 
     /// Takes one `connect` from its facts to its verdict and lets the verdict take effect.
-    pub fn admit(
+    ///
+    /// Facts may be waited for; from the verdict on nothing is, so a caller who is dropped leaves either no trace or a
+    /// whole one.
+    pub async fn admit(
         self: &Arc<Self>,
         hub: &Hub,
         attributed: Attributed,
@@ -91,7 +106,7 @@ impl Door {
         );
         let verdict = loop {
             match admission.step() {
-                Step::Need(fact) => admission.answer(self.look_up(hub, fact)),
+                Step::Need(fact) => admission.answer(self.look_up(hub, fact).await),
                 Step::Done(verdict) => break *verdict,
             }
         };
@@ -106,7 +121,7 @@ impl Door {
         }
     }
 
-    fn look_up(&self, hub: &Hub, fact: Fact) -> Answer {
+    async fn look_up(&self, hub: &Hub, fact: Fact) -> Answer {
         match fact {
             Fact::Limit { key, class, exempt } => {
                 Answer::Limit(self.limiter().check(Instant::now(), &key, class, exempt))
@@ -114,8 +129,10 @@ impl Door {
             Fact::SharedSecret => Answer::SharedSecret(self.secret.shared_secret()),
             Fact::Device(id) => Answer::Device(hub.known_device(&id)),
             Fact::SignInLink(digest) => Answer::SignInLink(hub.sign_in_link(&digest)),
-            // The listener that carries Tailscale identities is not served yet, so nobody can vouch for one.
-            Fact::Whois(_) => Answer::Whois(Whois::Failed),
+            Fact::Whois(source) => Answer::Whois(match &self.whois {
+                Some(whois) => whois.whois(source).await,
+                None => Whois::Failed,
+            }),
         }
     }
 

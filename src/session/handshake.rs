@@ -91,7 +91,13 @@ where
         newly_paired: false,
     };
     let path = path_of(&attributed);
-    let entry = match door.admit(&control.hub, attributed.clone(), connect, &nonce) {
+    let admission = tokio::select! {
+        biased;
+        admission = door.admit(&control.hub, attributed.clone(), connect, &nonce) => admission,
+        // Nobody is left to hear the answer, so nothing is to be done for them either.
+        _ = io.gone() => return Err(Ended::quietly(1000, "")),
+    };
+    let entry = match admission {
         Ok(entry) => entry,
         Err(away) => {
             tracing::info!(conn = %id, reason = away.refusal.log_field(), remedy = %away.refusal.remedy(), "connect refused");

@@ -25,7 +25,7 @@ use crate::ingress::{self, ListenerClass};
 use crate::machine;
 use crate::net::{BindError, bind};
 use crate::nodes::CommandPolicy;
-use crate::session::Door;
+use crate::session::{Door, WhoisSource};
 use crate::store::{Store, StoreError};
 
 /// What a Gateway is started with; `config` and `quickstart` fill it in.
@@ -37,6 +37,8 @@ pub struct GatewaySettings {
     pub port: u16,
     pub admission: admission::Settings,
     pub secrets: Secrets,
+    /// Who proves tailnet identities; without it there are none.
+    pub whois: Option<Arc<dyn WhoisSource>>,
     pub limiter: LimiterSettings,
     pub ingress: ingress::Settings,
     pub commands: CommandPolicy,
@@ -118,6 +120,7 @@ impl Parts {
         let door = Arc::new(Door::new(
             settings.admission,
             Box::new(settings.secrets),
+            settings.whois,
             settings.limiter,
         ));
         let front = Arc::new(Front::new(

@@ -2,6 +2,8 @@
 
 mod assembly;
 mod secret;
+#[cfg(test)]
+mod tests;
 mod tools;
 mod transcript;
 
@@ -130,6 +132,7 @@ fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewayS
             )
         })?,
         secrets: Secrets::configured(server.secret, settings.resolver.clone()),
+        whois: None,
         ingress: ingress_settings(settings)?,
         commands: policy(&gateway.nodes.commands),
         per_node: per_node(&gateway.nodes.entries)?,

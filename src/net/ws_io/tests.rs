@@ -268,3 +268,30 @@ fn an_idle_connection_holds_no_buffer() {
         assert!(size_of_val(&server) < 600, "{}", size_of_val(&server));
     });
 }
+
+#[test]
+fn the_end_is_noticed_and_nothing_is_lost() {
+    block_on(async {
+        let (mut server, mut client) = pair(MIB);
+        // Cancelled while nothing happens, it has still written what was queued.
+        server.queue_text(b"wait");
+        assert!(
+            timeout(Duration::from_millis(20), server.gone())
+                .await
+                .is_err()
+        );
+        assert_eq!(client.receive().await.unwrap(), Event::Text("wait".into()));
+        // What arrives meanwhile is no end, and comes out later.
+        client.queue_text(b"early");
+        client.flush().await.unwrap();
+        assert!(
+            timeout(Duration::from_millis(20), server.gone())
+                .await
+                .is_err()
+        );
+        assert_eq!(server.receive().await.unwrap(), Event::Text("early".into()));
+        drop(client);
+        assert!(matches!(server.gone().await, WsIoError::Eof));
+        assert!(matches!(server.gone().await, WsIoError::Over));
+    });
+}
