@@ -295,7 +295,10 @@ fn p4_malformed_disagreeing_or_repeated_headers_are_403_without_fallback() {
     let repeated = one()
         .with("X-Forwarded-For", "203.0.113.9")
         .with("x-forwarded-for", "203.0.113.9");
-    assert!(matches!(repeated.refused(), IngressRefusal::Malformed(_)));
+    assert!(matches!(
+        repeated.refused(),
+        IngressRefusal::ChainAppended { proxy: Some(_) }
+    ));
     let agreeing = one()
         .with("X-Forwarded-For", "203.0.113.9")
         .with("Forwarded", "for=203.0.113.9;proto=https");

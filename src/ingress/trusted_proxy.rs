@@ -124,8 +124,15 @@ pub(super) fn client(
     request: &Request<'_>,
     settings: &Settings,
 ) -> Result<Option<IpAddr>, IngressRefusal> {
-    let listed = forwarded::x_forwarded_for(request.lines("x-forwarded-for"))?;
-    let standard = forwarded::forwarded(request.lines("forwarded"))?;
+    // A second line is how some proxies append (HAProxy's `option forwardfor`).
+    let appended = |error| match error {
+        ForwardedError::Repeated => IngressRefusal::ChainAppended {
+            proxy: request.peer.ip(),
+        },
+        error => error.into(),
+    };
+    let listed = forwarded::x_forwarded_for(request.lines("x-forwarded-for")).map_err(appended)?;
+    let standard = forwarded::forwarded(request.lines("forwarded")).map_err(appended)?;
     let chain = match (listed, standard) {
         (Some(listed), Some(standard)) if listed != standard => {
             return Err(IngressRefusal::HeadersDisagree);
