@@ -65,16 +65,17 @@ impl Serialize for Digest {
     rename_all_fields = "camelCase"
 )]
 pub enum Actor {
-    /// A paired operator device.
+    /// A client of an operator, by its device, by the user whom a proxy or the tailnet vouched for, or by neither.
     Operator {
-        device: PeerText,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<PeerText>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<PeerText>,
+        client: PeerText,
+        /// How it was recognised.
+        method: &'static str,
         conn: String,
         address: String,
-    },
-    /// A caller with the right secret and no device.
-    LocalOperator {
-        client: PeerText,
-        conn: String,
     },
     /// A process of our own user on the admin socket.
     Admin {

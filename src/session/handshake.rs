@@ -241,24 +241,24 @@ fn hello(control: &Control, caller: &Caller, auth: HelloAuth) -> HelloOk {
 
 /// How the audit log names this caller.
 fn actor(attributed: &Attributed, admitted: &crate::auth::Admitted, conn: &ConnId) -> Actor {
-    if let Peer::Unix { uid } = attributed.peer() {
+    if let (ListenerClass::Admin, Peer::Unix { uid }) = (attributed.listener(), attributed.peer()) {
         return Actor::Admin { uid, pid: None };
     }
     let conn = conn.as_str().to_owned();
+    let address = address(admitted.from());
     match (admitted.device(), admitted.role()) {
         (Some(device), Role::Node) => Actor::Node {
             device: device.as_str().into(),
             conn,
-            address: address(admitted.from()),
+            address,
         },
-        (Some(device), Role::Operator) => Actor::Operator {
-            device: device.as_str().into(),
-            conn,
-            address: address(admitted.from()),
-        },
-        (None, _) => Actor::LocalOperator {
+        (device, _) => Actor::Operator {
+            device: device.map(|device| device.as_str().into()),
+            user: admitted.user().map(Into::into),
             client: admitted.client().id.as_str().into(),
+            method: admitted.method().as_str(),
             conn,
+            address,
         },
     }
 }
