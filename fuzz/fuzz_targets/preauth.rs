@@ -37,7 +37,9 @@ static HOUSE: LazyLock<(Runtime, Parts, tempfile::TempDir)> = LazyLock::new(|| {
             auto_approve_local: true,
             control_ui_build: None,
         },
-        secrets: Secrets::fixed(&Secret::new("a-password-that-no-input-holds")).expect("not empty"),
+        secrets: Arc::new(
+            Secrets::fixed(&Secret::new("a-password-that-no-input-holds")).expect("not empty"),
+        ),
         limiter: LimiterSettings::default(),
         ingress: ingress::Settings::default(),
         commands: CommandPolicy::default(),

@@ -288,6 +288,12 @@ pub enum Event {
         summary: PeerText,
         by: Actor,
     },
+    /// The shared secret: `rotated`, `unresolved` (it admits nobody) or `resolved` again.
+    #[serde(rename = "secret.changed")]
+    SecretChanged {
+        setting: &'static str,
+        change: &'static str,
+    },
     #[serde(rename = "config.changed")]
     ConfigChanged { paths: Vec<PeerText>, by: Actor },
 

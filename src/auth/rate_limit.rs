@@ -153,6 +153,11 @@ impl Limiter {
         }
     }
 
+    /// Limits that hold from now on.
+    pub fn set_settings(&mut self, settings: LimiterSettings) {
+        self.settings = settings;
+    }
+
     /// Asks before a secret is compared. `exempt` callers (`Attributed::is_direct_local`) are never locked out.
     pub fn check(&mut self, now: Instant, key: &LimitKey, class: Class, exempt: bool) -> Limit {
         self.turn_global_window(now);

@@ -42,6 +42,11 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How far a device's signature may be from our clock, either way.
 pub const SIGNATURE_SKEW: Duration = Duration::from_secs(120);
 
+/// Between two looks at the shared secret though nobody asks for it, so that sessions of an old one end soon.
+pub const SECRET_WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two runs of an exec provider for the shared secret (decision 18).
+pub const SECRET_EXEC_INTERVAL: Duration = Duration::from_secs(60);
+
 // Connections and requests.
 
 /// Connections that have not authenticated, in all.

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -52,15 +53,19 @@ pub fn run(args: &QuickstartArgs) -> Result<(), Failure> {
 async fn prove_and_serve(args: &QuickstartArgs) -> Result<(), Failure> {
     let paths = own_paths()?;
     let password = URL_SAFE_NO_PAD.encode(machine::random::<24>());
-    let gateway = Gateway::start(settings(&paths, args.port, &password)?)
-        .await
-        .map_err(|error| {
-            let failure = serve::not_started(&error);
-            Failure::new(
-                failure.exit,
-                format!("hop 1, the gateway: {}", failure.sentence),
-            )
-        })?;
+    let settings = settings(&paths, args.port, &password)?;
+    let started = async {
+        let mut gateway = Gateway::start(settings).await?;
+        gateway.settle().await?;
+        Ok(gateway)
+    };
+    let gateway = started.await.map_err(|error| {
+        let failure = serve::not_started(&error);
+        Failure::new(
+            failure.exit,
+            format!("hop 1, the gateway: {}", failure.sentence),
+        )
+    })?;
     line("Portcullis quickstart\n");
     line(&format!(
         "  gateway     127.0.0.1:{} (password mode)",
@@ -170,7 +175,7 @@ fn settings(paths: &Paths, port: u16, password: &str) -> Result<GatewaySettings,
             auto_approve_local: true,
             control_ui_build: None,
         },
-        secrets,
+        secrets: Arc::new(secrets),
         whois: None,
         limiter: LimiterSettings::default(),
         ingress: ingress::Settings {

@@ -8,7 +8,7 @@ use super::reader;
 use super::resolve::{
     AUTH_MODES, AuthMode, Bind, GatewayMode, PORT_DEFAULT, Settings, TailscaleMode,
 };
-use super::secret_ref::{Resolver, SecretInput};
+use super::secret_ref::{Resolver, SecretInput, Source};
 use crate::base::Secret;
 
 const TOKEN_ENV: &str = "OPENCLAW_GATEWAY_TOKEN";
@@ -41,6 +41,11 @@ pub struct ServerSecret {
 }
 
 impl ServerSecret {
+    /// Whether resolving it runs a program.
+    pub fn takes_time(&self) -> bool {
+        matches!(&self.input, SecretInput::Ref(reference) if reference.source == Source::Exec)
+    }
+
     pub fn resolve(&self, resolver: &Resolver) -> Result<Secret, ConfigError> {
         resolver
             .resolve(self.setting, &self.input)?

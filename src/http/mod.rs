@@ -9,4 +9,4 @@ mod route;
 mod serve;
 pub mod upgrade;
 
-pub use serve::{Arrival, Front, Ingress, Listener, accept, serve};
+pub use serve::{Arrival, Front, Listener, accept, serve};

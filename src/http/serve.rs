@@ -21,14 +21,10 @@ use crate::net::WsIo;
 use crate::session::{self, Door, PreauthGate, PreauthPermit};
 use crate::ws;
 
-/// What ingress is told by the configuration.
-pub type Ingress = ingress::Settings;
-
 /// Everything that a connection may need.
 pub struct Front {
     pub door: Arc<Door>,
     pub control: Arc<Control>,
-    pub ingress: Ingress,
     /// Places before authentication; the admin socket has its own.
     pub preauth: PreauthGate,
     pub preauth_admin: PreauthGate,
@@ -44,11 +40,10 @@ pub enum Listener {
 }
 
 impl Front {
-    pub fn new(door: Arc<Door>, control: Arc<Control>, ingress: Ingress, serve_page: bool) -> Self {
+    pub fn new(door: Arc<Door>, control: Arc<Control>, serve_page: bool) -> Self {
         Self {
             door,
             control,
-            ingress,
             preauth: PreauthGate::default(),
             preauth_admin: PreauthGate::default(),
             serve_page,
@@ -185,8 +180,8 @@ where
         Ok(accept) => accept,
         Err(error) => return upgrade::refusal_response(error),
     };
-    let attributed = match attribute(&request, arrival, front) {
-        Ok(attributed) => attributed,
+    let (attributed, attributed_by) = match attribute(&request, arrival, front) {
+        Ok(found) => found,
         Err(refused) => return refuse(&refused),
     };
     let place = place
@@ -214,6 +209,7 @@ where
         session::run(
             io,
             attributed,
+            attributed_by,
             Arc::clone(&front.door),
             Arc::clone(&front.control),
             place,
@@ -223,11 +219,12 @@ where
     upgrade::accept_response(&accept)
 }
 
+/// Whose request it is, and the number of the rules that say so.
 fn attribute(
     request: &Request<Incoming>,
     arrival: Arrival,
     front: &Front,
-) -> Result<Attributed, IngressRefusal> {
+) -> Result<(Attributed, u64), IngressRefusal> {
     let mut headers: Vec<(&str, &[u8])> = request
         .headers()
         .iter()
@@ -250,7 +247,8 @@ fn attribute(
         headers: &headers,
         own_addresses: None,
     };
-    ingress::attribute(&request, &front.ingress)
+    let rules = front.door.rules();
+    ingress::attribute(&request, &rules.ingress).map(|attributed| (attributed, rules.since))
 }
 
 fn refuse(refused: &IngressRefusal) -> Answer {

@@ -106,7 +106,7 @@ impl Hub {
     /// A command that an operator with `operator.approvals` typed is its own one-time approval, bound to what the node
     /// planned; in every mode but `full` nothing else runs, because nobody can be asked yet.
     pub async fn exec(&self, request: ExecRequest) -> Result<Executed, Refused> {
-        let mode = self.settings.exec_mode;
+        let mode = self.settings().exec_mode;
         let run_id = uuid_v4(machine::random());
         let needs_approval = match mode {
             Mode::Deny => return Err(Refused::ExecDenied),
@@ -218,7 +218,7 @@ impl Hub {
         self.decide(&self.lock(), node, "system.run")?;
         let mut fields: BTreeMap<String, Box<RawValue>> =
             serde_json::from_str(text.unwrap_or("{}")).map_err(|_| Refused::BadParams)?;
-        match self.settings.exec_mode {
+        match self.settings().exec_mode {
             Mode::Deny => Err(Refused::ExecDenied),
             Mode::Allowlist | Mode::Ask => {
                 let run_id = fields

@@ -233,13 +233,13 @@ impl Hub {
 
     /// The Gateway's command policy as it stands for one node.
     pub(super) fn command_policy(&self, node: &DeviceId) -> CommandPolicy {
-        let narrower = self
-            .settings
+        let settings = self.settings();
+        let narrower = settings
             .per_node
             .iter()
             .find(|(id, _)| id == node)
             .map(|(_, policy)| policy);
-        self.settings.commands.narrowed_by(narrower)
+        settings.commands.narrowed_by(narrower)
     }
 
     /// Ends an invocation without a result and tells the node to stop.

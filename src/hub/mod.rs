@@ -15,9 +15,10 @@ mod nodes;
 pub mod outbox;
 mod presence;
 mod sessions;
+mod standing;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 pub use connections::Audience;
@@ -27,6 +28,7 @@ pub use invoke::{Invoke, Invoked, NodeResult, ResultTaken, Timing};
 pub use nodes::NodeView;
 pub use outbox::{Farewell, Outbox, OutboxReader, Taken};
 pub use sessions::{Caller, NodeDeclaration, SessionFacts};
+pub use standing::{Standing, Withdrawal};
 
 use crate::audit::{self, AuditLog, Durability, Receipt};
 use crate::base::{DeviceId, Refusal as _, ids::uuid_v4};
@@ -51,7 +53,7 @@ pub struct Settings {
 pub enum Fault {
     Audit(audit::AuditError),
     Store(crate::store::StoreError),
-    /// A device was removed, or its token revoked, between its admission and its session.
+    /// A device was removed, its token revoked, or the secret rotated between an admission and its session.
     Withdrawn,
 }
 
@@ -60,7 +62,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Audit(error) => write!(f, "the audit log cannot be written: {error}"),
             Self::Store(error) => write!(f, "the state cannot be written: {error}"),
-            Self::Withdrawn => f.write_str("the device's approval was withdrawn meanwhile"),
+            Self::Withdrawn => f.write_str("what admitted it was withdrawn meanwhile"),
         }
     }
 }
@@ -100,6 +102,8 @@ struct Inner {
     pairing: Pairing,
     presence: presence::Presence,
     grants: devices::Grants,
+    withdrawn: standing::Withdrawn,
+    alarms: std::collections::BTreeMap<&'static str, String>,
 }
 
 /// The one place that holds what changes.
@@ -107,7 +111,7 @@ pub struct Hub {
     inner: Mutex<Inner>,
     audit: Arc<AuditLog>,
     store: Arc<Store>,
-    settings: Settings,
+    settings: RwLock<Arc<Settings>>,
     started_at: Instant,
     started_at_ms: u64,
     boot_id: String,
@@ -128,14 +132,28 @@ impl Hub {
                 pairing,
                 presence: presence::Presence::new(&boot_id, now_ms),
                 grants: devices::Grants::default(),
+                withdrawn: standing::Withdrawn::default(),
+                alarms: std::collections::BTreeMap::new(),
             }),
             audit,
             store,
-            settings,
+            settings: RwLock::new(Arc::new(settings)),
             started_at: Instant::now(),
             started_at_ms: now_ms,
             boot_id,
         })
+    }
+
+    /// What decides from now on; each decision takes it once.
+    pub fn set_settings(&self, settings: Settings) {
+        *self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn boot_id(&self) -> &str {

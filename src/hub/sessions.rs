@@ -1,6 +1,6 @@
 //! Sessions come and go.
 
-use super::{Hub, Outbox, connections::Audience};
+use super::{Hub, Outbox, Standing, connections::Audience};
 use crate::audit::{self, Actor, Durability};
 use crate::auth::Admitted;
 use crate::auth::admission::AuthMethod;
@@ -19,6 +19,8 @@ pub struct Caller {
     pub role: Role,
     pub scopes: ScopeSet,
     pub device: Option<DeviceId>,
+    pub method: AuthMethod,
+    pub(super) standing: Standing,
     /// As the audit log names the caller.
     pub actor: Actor,
     /// The client has the capability `tool-events`.
@@ -61,6 +63,7 @@ pub struct SessionFacts {
     pub address: Option<String>,
     pub path: String,
     pub node: NodeDeclaration,
+    pub standing: Standing,
 }
 
 impl Hub {
@@ -79,6 +82,8 @@ impl Hub {
             role: admitted.role(),
             scopes: admitted.scopes(),
             device: admitted.device().cloned(),
+            method: admitted.method(),
+            standing: facts.standing,
             actor: actor.clone(),
             tool_events: facts.node.caps.iter().any(|cap| cap == "tool-events"),
             outbox: outbox.clone(),
@@ -99,7 +104,9 @@ impl Hub {
             .map_err(super::Fault::Audit)?;
         let mut inner = self.lock();
         // From here on a withdrawal finds this session and closes it; one that came before must be found here (K1).
-        if !still_stands(&inner, admitted) {
+        if !still_stands(&inner, admitted)
+            || !inner.withdrawn.spares(caller.method, caller.standing)
+        {
             return Err(super::Fault::Withdrawn);
         }
         inner.connections.open(&caller);

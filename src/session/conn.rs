@@ -21,10 +21,12 @@ use crate::ws::Event;
 
 /// Serves one upgraded socket until it ends, whoever ends it.
 ///
-/// The place among connections that have not authenticated is given back as soon as this one has.
+/// The place among connections that have not authenticated is given back as soon as this one has. `attributed_by` is the
+/// number of the rules by which its client was found.
 pub async fn run<S>(
     mut io: WsIo<S>,
     attributed: Attributed,
+    attributed_by: u64,
     door: Arc<Door>,
     control: Arc<Control>,
     place: PreauthPermit,
@@ -36,7 +38,7 @@ pub async fn run<S>(
     let handshake = async {
         tokio::select! {
             () = place.evicted() => Err(Ended::quietly(1013, "too many connections before authentication")),
-            ended = timeout_at(deadline, handshake::perform(&mut io, &id, attributed, &door, &control)) => {
+            ended = timeout_at(deadline, handshake::perform(&mut io, &id, attributed, attributed_by, &door, &control)) => {
                 // A silent caller is closed as the reference does it: 1000, without a reason.
                 ended.unwrap_or_else(|_| Err(Ended::quietly(1000, "")))
             }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::auth::admission::{
@@ -12,15 +12,28 @@ use crate::auth::admission::{
 use crate::auth::rate_limit::{Class, LimitKey, Limiter, LimiterSettings};
 use crate::auth::scope::Role;
 use crate::auth::whois::Whois;
-use crate::hub::{Denied, Hub, Issued};
-use crate::ingress::{Attributed, Client};
+use crate::hub::{Denied, Hub, Issued, Standing};
+use crate::ingress::{self, Attributed, Client};
 use crate::machine;
 use crate::pairing::{self, DeviceFacts};
 use crate::rpc::types::connect::ConnectParams;
 
 /// Where the configured secret comes from. Asked at every attempt, so that a rotated secret counts at once.
 pub trait SecretSource: Send + Sync {
-    fn shared_secret(&self) -> SharedSecret;
+    /// With the secret goes the number under which the hub may withdraw it.
+    fn shared_secret(&self, hub: &Hub) -> (SharedSecret, u64);
+
+    /// Looks whether the secret has changed though nobody asks. May block.
+    fn refresh(&self, hub: &Hub);
+}
+
+/// What the configuration says about who may come in, replaced as a whole: no attempt sees half of a change (K3).
+pub struct Rules {
+    pub admission: admission::Settings,
+    pub ingress: ingress::Settings,
+    pub secret: Arc<dyn SecretSource>,
+    /// The hub's number of these rules.
+    pub since: u64,
 }
 
 /// Who can say which tailnet user an address belongs to. An error, a time-out and no answer are `Whois::Failed`; the
@@ -31,8 +44,7 @@ pub trait WhoisSource: Send + Sync {
 
 /// Who may come in, with all that it takes to find out.
 pub struct Door {
-    settings: admission::Settings,
-    secret: Box<dyn SecretSource>,
+    rules: RwLock<Arc<Rules>>,
     whois: Option<Arc<dyn WhoisSource>>,
     limiter: Mutex<Limiter>,
 }
@@ -42,6 +54,7 @@ pub struct Entry {
     pub admitted: Admitted,
     pub issued: Option<Issued>,
     pub newly_paired: bool,
+    pub standing: Standing,
 }
 
 /// A connection that stays outside.
@@ -68,24 +81,30 @@ impl Drop for Waiting {
 impl Door {
     /// Without a `whois` no tailnet identity is proved, and so none is believed.
     pub fn new(
-        settings: admission::Settings,
-        secret: Box<dyn SecretSource>,
+        rules: Rules,
         whois: Option<Arc<dyn WhoisSource>>,
         limiter: LimiterSettings,
     ) -> Self {
         Self {
-            settings,
-            secret,
+            rules: RwLock::new(Arc::new(rules)),
             whois,
             limiter: Mutex::new(Limiter::new(limiter)),
         }
     }
 
-    pub fn settings(&self) -> &admission::Settings {
-        &self.settings
+    /// The rules in force. An attempt takes them once.
+    pub fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes one `connect` from its facts to its verdict and lets the verdict take effect.
+    /// Puts other rules in force. Failures that were counted stay counted.
+    pub fn set_rules(&self, rules: Rules, limiter: LimiterSettings) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        self.limiter().set_settings(limiter);
+    }
+
+    /// Takes one `connect` from its facts to its verdict and lets the verdict take effect. `attributed_by` is the number
+    /// of the rules by which it was attributed.
     ///
     /// Facts may be waited for; from the verdict on nothing is, so a caller who is dropped leaves either no trace or a
     /// whole one.
@@ -93,12 +112,19 @@ impl Door {
         self: &Arc<Self>,
         hub: &Hub,
         attributed: Attributed,
+        attributed_by: u64,
         connect: ConnectParams,
         nonce: &str,
     ) -> Result<Entry, Box<TurnedAway>> {
+        let rules = self.rules();
+        let mut standing = Standing {
+            ingress: attributed_by,
+            rules: rules.since,
+            secret: 0,
+        };
         let exempt = attributed.is_direct_local();
         let mut admission = Admission::new(
-            self.settings.clone(),
+            rules.admission.clone(),
             attributed,
             connect,
             nonce,
@@ -106,12 +132,15 @@ impl Door {
         );
         let verdict = loop {
             match admission.step() {
-                Step::Need(fact) => admission.answer(self.look_up(hub, fact).await),
+                Step::Need(fact) => {
+                    let answer = self.look_up(hub, &rules, &mut standing, fact).await;
+                    admission.answer(answer);
+                }
                 Step::Done(verdict) => break *verdict,
             }
         };
         match verdict {
-            Verdict::Admit(admitted) => self.enter(hub, admitted),
+            Verdict::Admit(admitted) => self.enter(hub, admitted, standing),
             Verdict::Pend(pend) => Err(Box::new(TurnedAway {
                 refusal: file(hub, &pend),
                 late: Duration::ZERO,
@@ -121,12 +150,22 @@ impl Door {
         }
     }
 
-    async fn look_up(&self, hub: &Hub, fact: Fact) -> Answer {
+    async fn look_up(
+        &self,
+        hub: &Hub,
+        rules: &Rules,
+        standing: &mut Standing,
+        fact: Fact,
+    ) -> Answer {
         match fact {
             Fact::Limit { key, class, exempt } => {
                 Answer::Limit(self.limiter().check(Instant::now(), &key, class, exempt))
             }
-            Fact::SharedSecret => Answer::SharedSecret(self.secret.shared_secret()),
+            Fact::SharedSecret => {
+                let (secret, since) = rules.secret.shared_secret(hub);
+                standing.secret = since;
+                Answer::SharedSecret(secret)
+            }
             Fact::Device(id) => Answer::Device(hub.known_device(&id)),
             Fact::SignInLink(digest) => Answer::SignInLink(hub.sign_in_link(&digest)),
             Fact::Whois(source) => Answer::Whois(match &self.whois {
@@ -137,7 +176,12 @@ impl Door {
     }
 
     /// The effects of an admission, in the order in which they must happen: link spent, device paired, token issued.
-    fn enter(&self, hub: &Hub, admitted: Admitted) -> Result<Entry, Box<TurnedAway>> {
+    fn enter(
+        &self,
+        hub: &Hub,
+        admitted: Admitted,
+        standing: Standing,
+    ) -> Result<Entry, Box<TurnedAway>> {
         if let Some((key, class)) = admitted.success() {
             self.limiter().success(key, *class);
         }
@@ -184,6 +228,7 @@ impl Door {
             admitted,
             issued,
             newly_paired,
+            standing,
         })
     }
 

@@ -58,6 +58,7 @@ pub(super) async fn perform<S>(
     io: &mut WsIo<S>,
     id: &ConnId,
     attributed: Attributed,
+    attributed_by: u64,
     door: &Arc<Door>,
     control: &Arc<Control>,
 ) -> Result<Opened, Ended>
@@ -93,7 +94,7 @@ where
     let path = path_of(&attributed);
     let admission = tokio::select! {
         biased;
-        admission = door.admit(&control.hub, attributed.clone(), connect, &nonce) => admission,
+        admission = door.admit(&control.hub, attributed.clone(), attributed_by, connect, &nonce) => admission,
         // Nobody is left to hear the answer, so nothing is to be done for them either.
         _ = io.gone() => return Err(Ended::quietly(1000, "")),
     };
@@ -127,6 +128,7 @@ where
             newly_paired: entry.newly_paired,
             ..declaration
         },
+        standing: entry.standing,
     };
     let outbox = Outbox::default();
     let reader = outbox.reader();

@@ -11,5 +11,5 @@ mod handshake;
 mod preauth;
 
 pub use conn::run;
-pub use door::{Door, SecretSource, WhoisSource};
+pub use door::{Door, Rules, SecretSource, WhoisSource};
 pub use preauth::{Eviction, PreauthGate, PreauthPermit};

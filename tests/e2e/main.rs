@@ -19,6 +19,7 @@ mod quickstart;
 mod restart;
 mod run;
 mod scopes;
+mod secrets;
 #[allow(
     dead_code,
     unused_imports,

@@ -17,6 +17,7 @@ use crate::auth::admission;
 use crate::auth::rate_limit::LimiterSettings;
 use crate::auth::scope::Scope;
 use crate::base::{DeviceId, limits};
+use crate::config::ConfigError;
 use crate::control::{self, Control};
 use crate::exec::policy::Mode;
 use crate::http::{self, Front, Listener};
@@ -25,7 +26,7 @@ use crate::ingress::{self, ListenerClass};
 use crate::machine;
 use crate::net::{BindError, bind};
 use crate::nodes::CommandPolicy;
-use crate::session::{Door, WhoisSource};
+use crate::session::{Door, Rules, WhoisSource};
 use crate::store::{Store, StoreError};
 
 /// What a Gateway is started with; `config` and `quickstart` fill it in.
@@ -36,7 +37,7 @@ pub struct GatewaySettings {
     /// 0 takes a free one.
     pub port: u16,
     pub admission: admission::Settings,
-    pub secrets: Secrets,
+    pub secrets: Arc<Secrets>,
     /// Who proves tailnet identities; without it there are none.
     pub whois: Option<Arc<dyn WhoisSource>>,
     pub limiter: LimiterSettings,
@@ -55,6 +56,8 @@ pub struct Gateway {
     pub port: u16,
     pub admin_socket: PathBuf,
     pub hub: Arc<Hub>,
+    front: Arc<Front>,
+    secrets: Arc<Secrets>,
     agent: Agent,
     audit: Arc<AuditLog>,
     tasks: JoinSet<()>,
@@ -67,6 +70,7 @@ pub enum StartError {
     Audit(audit::AuditError),
     Hub(hub::Fault),
     Bind(BindError),
+    Secret(ConfigError),
 }
 
 impl fmt::Display for StartError {
@@ -76,6 +80,7 @@ impl fmt::Display for StartError {
             Self::Audit(error) => error.fmt(f),
             Self::Hub(fault) => fault.fmt(f),
             Self::Bind(error) => error.fmt(f),
+            Self::Secret(error) => error.fmt(f),
         }
     }
 }
@@ -118,17 +123,16 @@ impl Parts {
             },
         });
         let door = Arc::new(Door::new(
-            settings.admission,
-            Box::new(settings.secrets),
+            Rules {
+                admission: settings.admission,
+                ingress: settings.ingress,
+                secret: settings.secrets,
+                since: 0,
+            },
             settings.whois,
             settings.limiter,
         ));
-        let front = Arc::new(Front::new(
-            door,
-            control,
-            settings.ingress,
-            settings.serve_page,
-        ));
+        let front = Arc::new(Front::new(door, control, settings.serve_page));
         Ok(Self {
             front,
             hub,
@@ -139,9 +143,10 @@ impl Parts {
 }
 
 impl Gateway {
-    /// Opens the state, binds, and serves. When this returns, connects are answered.
+    /// Opens the state, binds, and serves. Connects are told to come again until `settle`.
     pub async fn start(settings: GatewaySettings) -> Result<Self, StartError> {
         let (port, state_dir) = (settings.port, settings.state_dir.clone());
+        let secrets = Arc::clone(&settings.secrets);
         let Parts {
             front,
             hub,
@@ -165,15 +170,29 @@ impl Gateway {
         }
         tasks.spawn(http::accept(Listener::Admin(admin), Arc::clone(&front)));
         tasks.spawn(tick(Arc::clone(&hub)));
-        front.set_ready();
         Ok(Self {
             port,
             admin_socket,
             hub,
+            front,
+            secrets,
             agent,
             audit,
             tasks,
         })
+    }
+
+    /// Resolves the shared secret, which may take a provider's time. From then on the Gateway is ready.
+    pub async fn settle(&mut self) -> Result<(), StartError> {
+        let secrets = Arc::clone(&self.secrets);
+        let settled = tokio::task::spawn_blocking(move || secrets.settle());
+        if let Ok(settled) = settled.await {
+            settled.map_err(StartError::Secret)?;
+        }
+        self.front.set_ready();
+        let watch = watch_secret(Arc::clone(&self.front.door), Arc::clone(&self.hub));
+        self.tasks.spawn(watch);
+        Ok(())
     }
 
     /// Ends every session with `shutdown`, the agent's turns with an abort, and leaves a record of it.
@@ -251,6 +270,17 @@ fn announce(hub: &Hub, frame: &agent::wire::WireEvent) {
         Audience::Operators(Scope::Read)
     };
     hub.broadcast(audience, frame.name(), frame);
+}
+
+/// Notices a rotated secret though nobody connects.
+async fn watch_secret(door: Arc<Door>, hub: Arc<Hub>) {
+    let mut interval = tokio::time::interval(limits::SECRET_WATCH_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let (rules, hub) = (door.rules(), Arc::clone(&hub));
+        let _ = tokio::task::spawn_blocking(move || rules.secret.refresh(&hub)).await;
+    }
 }
 
 async fn tick(hub: Arc<Hub>) {

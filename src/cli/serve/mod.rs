@@ -8,6 +8,7 @@ mod tools;
 mod transcript;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use assembly::{Gateway, GatewaySettings, Parts, StartError};
@@ -35,7 +36,7 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
     log_to_stderr(tracing::Level::INFO);
     let runtime = runtime()?;
     runtime.block_on(async {
-        let gateway = Gateway::start(settings)
+        let mut gateway = Gateway::start(settings)
             .await
             .map_err(|error| not_started(&error))?;
         output::note(&format!(
@@ -44,7 +45,21 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
             gateway.port,
             gateway.admin_socket.display()
         ));
-        let reason = stop_signal().await;
+        let settled = tokio::select! {
+            settled = gateway.settle() => settled.map(|()| None),
+            reason = stop_signal() => Ok(Some(reason)),
+        };
+        let reason = match settled {
+            Ok(Some(reason)) => reason,
+            Ok(None) => {
+                output::note("ready");
+                stop_signal().await
+            }
+            Err(error) => {
+                gateway.stop("the shared secret did not resolve").await;
+                return Err(not_started(&error));
+            }
+        };
         output::note(&format!("stopping: {reason}"));
         gateway.stop(reason).await;
         Ok(())
@@ -92,7 +107,10 @@ pub(super) fn not_started(error: &StartError) -> Failure {
     let exit = match error {
         StartError::Bind(_) => Exit::Temporary,
         StartError::Store(store) if store.is_temporary() => Exit::Temporary,
-        StartError::Store(_) | StartError::Audit(_) | StartError::Hub(_) => Exit::Config,
+        StartError::Store(_)
+        | StartError::Audit(_)
+        | StartError::Hub(_)
+        | StartError::Secret(_) => Exit::Config,
     };
     Failure::new(exit, error.to_string())
 }
@@ -105,15 +123,20 @@ fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewayS
         let sentence = "gateway.auth.rateLimit.exemptLoopback: false is not served yet: programs on this host are slowed, never locked out";
         return Err(Failure::new(Exit::Config, sentence).with_remedy("remove the setting"));
     }
+    let mode = match server.secret.kind {
+        SecretKind::Token => admission::Mode::Token,
+        SecretKind::Password => admission::Mode::Password,
+    };
+    let secrets = Secrets::configured(server.secret, settings.resolver.clone());
+    if !secrets.takes_time() {
+        secrets.settle()?;
+    }
     Ok(GatewaySettings {
         state_dir: settings.paths.own.clone(),
         config_path: Some(settings.paths.config.clone()),
         port: settings.port(flags.port)?,
         admission: admission::Settings {
-            mode: match server.secret.kind {
-                SecretKind::Token => admission::Mode::Token,
-                SecretKind::Password => admission::Mode::Password,
-            },
+            mode,
             // Only the managed Serve listener could carry an identity, and it is not served yet.
             allow_tailscale: false,
             local_operator_scopes: auth.local_operator_scopes,
@@ -131,7 +154,7 @@ fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewayS
                 format!("{} must be positive, not {}", error.setting, error.got),
             )
         })?,
-        secrets: Secrets::configured(server.secret, settings.resolver.clone()),
+        secrets: Arc::new(secrets),
         whois: None,
         ingress: ingress_settings(settings)?,
         commands: policy(&gateway.nodes.commands),

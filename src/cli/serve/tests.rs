@@ -49,7 +49,7 @@ fn gateway(whois: Option<Arc<dyn WhoisSource>>) -> (Parts, TempDir) {
             auto_approve_local: true,
             control_ui_build: None,
         },
-        secrets: Secrets::fixed(&Secret::new("the gateway's own secret")).unwrap(),
+        secrets: Arc::new(Secrets::fixed(&Secret::new("the gateway's own secret")).unwrap()),
         whois,
         limiter: LimiterSettings::default(),
         ingress: ingress::Settings::default(),

@@ -8,7 +8,7 @@ use crate::auth::scope::Scope;
 use crate::hub::Caller;
 use crate::machine;
 use crate::rpc::types::health::{
-    Health, HealthAgent, HealthHeartbeat, HealthSessions, ProcessMemory, Status,
+    Health, HealthAgent, HealthAlarm, HealthHeartbeat, HealthSessions, ProcessMemory, Status,
     StatusAgentSessions, StatusHeartbeat, StatusHeartbeatAgent, StatusSessions,
 };
 
@@ -18,6 +18,8 @@ const RECENT_MAX: usize = 5;
 /// A caller without `operator.admin` reads no path of this host (row E2).
 pub(in super::super) fn health(control: &Control, caller: &Caller) -> Health {
     let started = std::time::Instant::now();
+    let is_admin = caller.scopes.contains(Scope::Admin);
+    let alarms = control.hub.alarms().into_iter();
     let sessions = HealthSessions {
         path: state_path(control, caller),
         ..count(control)
@@ -45,6 +47,12 @@ pub(in super::super) fn health(control: &Control, caller: &Caller) -> Health {
             sessions: sessions.clone(),
         }]),
         sessions: Some(sessions),
+        alarms: alarms
+            .map(|(setting, what)| HealthAlarm {
+                setting: setting.into(),
+                what: Some(what).filter(|_| is_admin),
+            })
+            .collect(),
         duration_ms: u64::try_from(started.elapsed().as_millis()).ok(),
     }
 }

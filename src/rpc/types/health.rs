@@ -49,6 +49,17 @@ pub struct Health {
     pub agents: Option<Vec<HealthAgent>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<HealthSessions>,
+    /// Not in the reference. What an operator must attend to; absent if nothing is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<HealthAlarm>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthAlarm {
+    pub setting: Cow<'static, str>,
+    /// For administrators: it may name a path of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

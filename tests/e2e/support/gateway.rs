@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -28,6 +29,7 @@ const PORT_ATTEMPTS: u32 = 5;
 pub(crate) struct Setup {
     config: Option<String>,
     env: Vec<(String, String)>,
+    files: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -43,11 +45,20 @@ impl Setup {
         self
     }
 
+    /// A private file in the home directory.
+    pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
     pub(crate) fn start(self) -> Gateway {
         let home = TempDir::new().unwrap();
         fs::create_dir(home.path().join("state")).unwrap();
         if let Some(config) = &self.config {
             fs::write(home.path().join("state/openclaw.json"), config).unwrap();
+        }
+        for (name, text) in &self.files {
+            write_private(&home.path().join(name), text);
         }
         for _ in 0..PORT_ATTEMPTS {
             let port = free_port();
@@ -66,6 +77,14 @@ impl Setup {
         }
         panic!("no free port in {PORT_ATTEMPTS} attempts");
     }
+}
+
+/// Puts a private file in place as a whole.
+pub(crate) fn write_private(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(&new, path).unwrap();
 }
 
 /// A port that nobody listens on, on either loopback address.

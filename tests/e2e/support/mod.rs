@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub(crate) use connect::{ADMIN, Connect};
 pub(crate) use device::{Device, Form};
-pub(crate) use gateway::{Gateway, PASSWORD, Setup, free_port, program};
+pub(crate) use gateway::{Gateway, PASSWORD, Setup, free_port, program, write_private};
 pub(crate) use http::{Answer, exchange, get, read_answer, upgrade_request};
 pub(crate) use peer::{Peer, Received, WireError};
 pub(crate) use process::{Process, peak_memory_kib};

@@ -1,0 +1,173 @@
+//! The shared secret: where it may stand, how it changes, and what happens when it is gone (rows K2, K4, C1, C3).
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::support::{
+    Connect, Device, Gateway, PASSWORD, PATIENCE, Peer, Setup, free_port, program, write_private,
+};
+
+const NEW: &str = "a wholly different passphrase";
+const FILE: &str = r#"{
+    gateway: { auth: { mode: "password", password: { source: "file", provider: "vault", id: "value" } } },
+    secrets: { providers: { vault: { source: "file", path: "~/secret", mode: "singleValue" } } },
+}"#;
+
+/// A Gateway whose password stands in `~/secret`.
+fn with_file() -> Gateway {
+    Setup::default()
+        .config(FILE)
+        .file("secret", PASSWORD)
+        .env("OPENCLAW_GATEWAY_PASSWORD", "")
+        .start()
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+fn detail(gateway: &Gateway, connect: &Connect) -> String {
+    match Peer::open(gateway).connect(connect) {
+        Ok(_) => "admitted".to_owned(),
+        Err(error) => error.detail().to_owned(),
+    }
+}
+
+#[test]
+fn k2_a_rotated_file_counts_at_once_and_ends_the_sessions_of_the_old_secret() {
+    let gateway = with_file();
+    let device = Device::new();
+    let (paired, hello) = Peer::admitted(&gateway, &Connect::cli(), &device);
+    let token = hello["auth"]["deviceToken"].as_str().unwrap().to_owned();
+    paired.leave();
+    let by_token = Connect::cli().device_token(&token);
+    let (mut by_token, _) = Peer::admitted(&gateway, &by_token, &device);
+    let mut idle = Peer::operator(&gateway);
+    let mut node = Peer::open(&gateway);
+    node.connect_as(&Connect::node(), &Device::new()).unwrap();
+
+    write_private(&gateway.home().join("secret"), NEW);
+    // The very next attempt, without waiting for anything to be noticed.
+    let mut new = Peer::open(&gateway);
+    new.connect(&Connect::cli().password(NEW)).unwrap();
+    assert_eq!(detail(&gateway, &Connect::cli()), "AUTH_PASSWORD_MISMATCH");
+    let changed = (4001, "gateway auth changed".to_owned());
+    assert_eq!(idle.closed(), changed);
+    assert_eq!(node.closed(), changed);
+    assert!(by_token.call("health", &json!({})).is_ok());
+    assert!(new.call("health", &json!({})).is_ok());
+
+    // And without any attempt at all.
+    write_private(&gateway.home().join("secret"), PASSWORD);
+    assert_eq!(new.closed(), changed);
+    assert!(by_token.call("health", &json!({})).is_ok());
+    let audit = gateway.audit();
+    assert_eq!(audit.matches("\"secret.changed\"").count(), 2, "{audit}");
+    assert!(!audit.contains(NEW) && !gateway.stderr().contains(NEW));
+}
+
+#[test]
+fn k4_a_secret_that_is_gone_admits_nobody_until_it_is_back() {
+    let gateway = with_file();
+    let device = Device::new();
+    let (paired, hello) = Peer::admitted(&gateway, &Connect::cli(), &device);
+    let token = hello["auth"]["deviceToken"].as_str().unwrap().to_owned();
+    paired.leave();
+    let path = gateway.home().join("secret");
+    fs::remove_file(&path).unwrap();
+    for connect in [Connect::cli(), Connect::cli().password(NEW)] {
+        assert_eq!(detail(&gateway, &connect), "AUTH_PASSWORD_NOT_CONFIGURED");
+    }
+    let by_token = Connect::cli().device_token(&token);
+    let (mut peer, _) = Peer::admitted(&gateway, &by_token, &device);
+    let alarms = |health: Value| health["alarms"].clone();
+    let shown = alarms(peer.call("health", &json!({})).unwrap());
+    assert_eq!(shown[0]["setting"], "gateway.auth.password");
+    assert!(shown[0]["what"].as_str().unwrap().contains("is not there"));
+
+    // Readable by others is as good as gone.
+    write_private(&path, PASSWORD);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(
+        detail(&gateway, &Connect::cli()),
+        "AUTH_PASSWORD_NOT_CONFIGURED"
+    );
+
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(detail(&gateway, &Connect::cli()), "admitted");
+    until("the alarm ends", || {
+        alarms(peer.call("health", &json!({})).unwrap()).is_null()
+    });
+    let audit = gateway.audit();
+    for change in ["unresolved", "resolved"] {
+        let record = format!("\"change\":\"{change}\"");
+        assert_eq!(audit.matches(&record).count(), 1, "{audit}");
+    }
+    assert!(gateway.stderr().contains("no longer resolves"));
+}
+
+/// How `gateway run` ends in a home with this config and this secret file.
+fn refused(config: &str, secret: &str, mode: u32) -> String {
+    let home = TempDir::new().unwrap();
+    fs::create_dir(home.path().join("state")).unwrap();
+    write_private(&home.path().join("state/openclaw.json"), config);
+    let path = home.path().join("secret");
+    write_private(&path, secret);
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    let output = program(home.path(), &[])
+        .args(["gateway", "run", "--port", &free_port().to_string()])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{stderr}");
+    assert!(!stderr.contains("listens on"), "{stderr}");
+    stderr
+}
+
+#[test]
+fn k4_a_broken_reference_refuses_to_start_whatever_else_is_set() {
+    let stderr = refused(
+        r#"{
+            gateway: {
+                auth: { mode: "token", token: { source: "file", provider: "vault", id: "/not/there" } },
+                remote: { token: "a-token-for-another-gateway" },
+            },
+            secrets: { providers: { vault: { source: "file", path: "~/secret" } } },
+        }"#,
+        "{}",
+        0o600,
+    );
+    assert!(stderr.contains("gateway.auth.token"), "{stderr}");
+    assert!(stderr.contains("/not/there"), "{stderr}");
+}
+
+#[test]
+fn c3_a_secret_file_that_others_may_read_refuses_to_start() {
+    let stderr = refused(FILE, PASSWORD, 0o644);
+    assert!(stderr.contains("has mode 0644"), "{stderr}");
+    assert!(!stderr.contains(PASSWORD), "{stderr}");
+}
+
+#[test]
+fn c1_nobody_writes_the_config_through_the_gateway() {
+    let gateway = Gateway::start();
+    let mut admin = Peer::operator(&gateway);
+    let params =
+        json!({"gateway": {"auth": {"mode": "none"}}, "raw": "{}", "path": "gateway.auth.mode"});
+    for method in ["config.patch", "config.apply", "config.set", "config.unset"] {
+        let error = admin.call(method, &params).unwrap_err();
+        assert_eq!(error.code(), "INVALID_REQUEST");
+        assert_eq!(error.message(), format!("unknown method: {method}"));
+    }
+    let hello = Peer::open(&gateway).connect(&Connect::cli()).unwrap();
+    assert!(!hello["features"]["methods"].to_string().contains("config."));
+}
