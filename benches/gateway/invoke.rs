@@ -1,6 +1,7 @@
 //! `node.invoke` from an operator's socket to a node's and back, beside the same bytes through a bare relay.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -19,6 +20,8 @@ const RELAY_BYTES: usize = 64 * 1024;
 /// Digits of a request's id and of an invocation's: written into the frames where they stand.
 const ID: &str = "0000000000000001";
 const INVOKE_ID: &str = "00000000-0000-4000-8000-000000000000";
+
+static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 
 struct Case {
     name: &'static str,
@@ -199,10 +202,11 @@ async fn through_gateway(
     let ask = async {
         let mut request = frames.request.clone();
         let ids = places(&request, ID);
-        let (mut next, mut under_way, mut counted) = (0_u64, 0_usize, 0_u64);
+        let (mut under_way, mut counted) = (0_usize, 0_u64);
         loop {
             while under_way < in_flight && Instant::now() < end {
-                next += 1;
+                // Never the same key twice: it would be answered from the record.
+                let next = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
                 for at in &ids {
                     request[*at..*at + ID.len()].copy_from_slice(format!("{next:016}").as_bytes());
                 }

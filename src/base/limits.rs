@@ -70,6 +70,9 @@ pub const INVOKES_FINISHED_MAX: usize = 1024;
 pub const INVOKE_TIMEOUT_MS_DEFAULT: u64 = 30_000;
 /// The longest time a caller may name, in milliseconds (a day).
 pub const INVOKE_TIMEOUT_MS_MAX: u64 = 86_400_000;
+/// An idempotency key, and the command under it, in bytes: both are kept for a day.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+
 // Who may come in.
 
 /// Entries of one forwarded chain. Two proxies in a row are unusual; more than this is an attack or a loop.

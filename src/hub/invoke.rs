@@ -9,11 +9,11 @@ use super::{Caller, Hub, Inner};
 use crate::audit::{self, Actor, Digest, Durability};
 use crate::base::{ConnId, DeviceId, Refusal, ids::uuid_v4, limits};
 use crate::machine;
-use crate::nodes::{self, CommandPolicy, Dispatched, Pending, Refused, Settled, Surface};
-use crate::rpc::encode;
+use crate::nodes::{self, CommandPolicy, Dispatched, Keyed, Pending, Refused, Settled, Surface};
 use crate::rpc::types::node::{
     NodeInvokeCancelEvent, NodeInvokeProgressParams, NodeInvokeRequestEvent,
 };
+use crate::rpc::{self, ScanError, encode};
 
 /// A command that someone wants run, after its scope was checked.
 #[derive(Clone, Debug)]
@@ -41,6 +41,38 @@ pub struct NodeResult {
     pub payload_json: Option<String>,
 }
 
+impl NodeResult {
+    /// A result as it is passed on. Text that is JSON is passed on as JSON too; text that is none is wrapped, as the
+    /// reference does it. JSON that repeats a key or is too deep is refused: two readers could read it differently.
+    pub fn relayed(
+        payload: Option<Box<RawValue>>,
+        payload_json: Option<String>,
+    ) -> Result<Self, Refused> {
+        let Some(text) = payload_json else {
+            return Ok(Self {
+                payload,
+                payload_json: None,
+            });
+        };
+        let payload = match rpc::scan(&text) {
+            Ok(()) => RawValue::from_string(text.clone()).ok(),
+            Err(ScanError::NotJson { .. }) => {
+                serde_json::value::to_raw_value(&serde_json::json!({"payloadJSON": text})).ok()
+            }
+            Err(unsafe_json) => {
+                return Err(Refused::Node {
+                    code: "INVALID_RESULT".to_owned(),
+                    message: format!("the node's result is not safe to relay: {unsafe_json}"),
+                });
+            }
+        };
+        Ok(Self {
+            payload,
+            payload_json: Some(text),
+        })
+    }
+}
+
 /// How long each part took.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Timing {
@@ -52,7 +84,7 @@ pub struct Timing {
 }
 
 impl Timing {
-    fn since(asked_at: Instant, sent_at: Option<Instant>) -> Self {
+    pub(super) fn since(asked_at: Instant, sent_at: Option<Instant>) -> Self {
         let now = Instant::now();
         let sent_at = sent_at.unwrap_or(now);
         Self {
@@ -69,6 +101,20 @@ pub struct Invoked {
     pub id: String,
     pub result: Result<NodeResult, Refused>,
     pub timing: Timing,
+    /// The node answered after the first caller under this key had been told that it failed.
+    pub late: bool,
+}
+
+impl Invoked {
+    /// One that was not sent now.
+    pub(super) fn unsent(id: String, answer: Answer, late: bool, asked_at: Instant) -> Self {
+        Self {
+            id,
+            result: answer,
+            timing: Timing::since(asked_at, None),
+            late,
+        }
+    }
 }
 
 pub(super) type Answer = Result<NodeResult, Refused>;
@@ -95,7 +141,7 @@ struct CancelOnDrop<'a> {
 impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.hub.abandon(self.id);
+            self.hub.abandon(&mut self.hub.lock(), self.id);
         }
     }
 }
@@ -106,19 +152,25 @@ impl Hub {
     /// Whether this node may run this command now is decided here, and recorded before the request goes out. A caller
     /// that stops waiting cancels it.
     pub async fn invoke(&self, invoke: Invoke) -> Invoked {
-        let asked_at = Instant::now();
         let id = uuid_v4(machine::random());
+        self.run(id, invoke, None, Instant::now()).await
+    }
+
+    /// The same under an id that is known already and, if its outcome is kept, under a key.
+    pub(super) async fn run(
+        &self,
+        id: String,
+        invoke: Invoke,
+        keyed: Option<Keyed>,
+        asked_at: Instant,
+    ) -> Invoked {
         let timeout_ms = invoke.timeout_ms.clamp(1, limits::INVOKE_TIMEOUT_MS_MAX);
         let deadline = asked_at + Duration::from_millis(timeout_ms);
-        let answer = match self.dispatch(&id, &invoke, asked_at, timeout_ms) {
+        let answer = match self.dispatch(&id, &invoke, keyed, asked_at, timeout_ms) {
             Ok(answer) => answer,
             Err(refused) => {
-                self.record_refusal(&invoke, &refused);
-                return Invoked {
-                    id,
-                    result: Err(refused),
-                    timing: Timing::since(asked_at, None),
-                };
+                self.record_refusal(&invoke.node, &invoke.command, &invoke.actor, &refused);
+                return Invoked::unsent(id, Err(refused), false, asked_at);
             }
         };
         let sent_at = Instant::now();
@@ -134,7 +186,7 @@ impl Hub {
                 command: invoke.command.clone(),
             }),
             Err(_) => {
-                self.abandon(&id);
+                self.abandon(&mut self.lock(), &id);
                 Err(Refused::TimedOut { timeout_ms })
             }
         };
@@ -142,7 +194,12 @@ impl Hub {
         drop(cancel);
         let timing = Timing::since(asked_at, Some(sent_at));
         self.record_result(&id, &invoke.node, &result, timing, false);
-        Invoked { id, result, timing }
+        Invoked {
+            id,
+            result,
+            timing,
+            late: false,
+        }
     }
 
     /// Decides, records and sends; afterwards only the node's answer, the deadline or a close ends it.
@@ -150,12 +207,19 @@ impl Hub {
         &self,
         id: &str,
         invoke: &Invoke,
+        keyed: Option<Keyed>,
         asked_at: Instant,
         timeout_ms: u64,
     ) -> Result<oneshot::Receiver<Answer>, Refused> {
         let mut inner = self.lock();
         let conn = self.decide(&inner, &invoke.node, &invoke.command)?;
         inner.invokes.has_room()?;
+        if keyed
+            .as_ref()
+            .is_some_and(|keyed| !inner.once.is_awaited(keyed))
+        {
+            return Err(Refused::Cancelled { sent: false });
+        }
         let outbox = inner
             .connections
             .outbox(&conn)
@@ -196,6 +260,7 @@ impl Hub {
             node: invoke.node.clone(),
             conn,
             command: invoke.command.clone(),
+            keyed,
             waiter,
         });
         outbox.send_recorded(frame, &receipt);
@@ -242,12 +307,9 @@ impl Hub {
         settings.commands.narrowed_by(narrower)
     }
 
-    /// Ends an invocation without a result and tells the node to stop.
-    fn abandon(&self, id: &str) {
-        let mut inner = self.lock();
-        let Some(pending) = inner.invokes.abandon(id) else {
-            return;
-        };
+    /// Ends an invocation without a result and tells the node to stop. Its waiter is returned, and still to be told.
+    pub(super) fn abandon(&self, inner: &mut Inner, id: &str) -> Option<Pending<Waiter>> {
+        let pending = inner.invokes.abandon(id)?;
         if let Some(outbox) = inner.connections.outbox(&pending.conn) {
             let cancel = NodeInvokeCancelEvent {
                 invoke_id: id.to_owned(),
@@ -255,6 +317,21 @@ impl Hub {
             };
             outbox.send(encode::event("node.invoke.cancel", &cancel, None, None));
         }
+        Some(pending)
+    }
+
+    /// Ends everything under way, because the Gateway ends: callers learn that nobody knows how far their commands came.
+    /// The nodes are not told to stop; what they deliver to the next process is recorded there.
+    pub fn interrupt(&self) {
+        for pending in self.lock().invokes.interrupt() {
+            // A caller that gave up in this very moment has its own record of it.
+            let _ = pending.waiter.send(Err(Refused::Interrupted));
+        }
+    }
+
+    /// How many calls under idempotency keys are not answered yet.
+    pub fn unanswered(&self) -> usize {
+        self.lock().once.len()
     }
 
     /// A node's session sent a result. Only the session that was asked may settle it.
@@ -277,8 +354,11 @@ impl Hub {
             }
             Settled::NodeMismatch => ResultTaken::NodeMismatch,
             Settled::Ignored => ResultTaken::Ignored,
-            Settled::Late => {
+            Settled::Late(ended) => {
                 self.record_result(id, node, &answer, Timing::default(), true);
+                if let Some(keyed) = &ended.keyed {
+                    self.keep(keyed, id, &answer, true);
+                }
                 ResultTaken::Ignored
             }
         }
@@ -299,12 +379,18 @@ impl Hub {
         }
     }
 
-    fn record_refusal(&self, invoke: &Invoke, refused: &Refused) {
+    pub(super) fn record_refusal(
+        &self,
+        node: &DeviceId,
+        command: &str,
+        caller: &Actor,
+        refused: &Refused,
+    ) {
         let event = audit::Event::DispatchRefused {
-            node: invoke.node.as_str().into(),
-            command: invoke.command.as_str().into(),
+            node: node.as_str().into(),
+            command: command.into(),
             rule: refused.log_field(),
-            caller: invoke.actor.clone(),
+            caller: caller.clone(),
         };
         self.record_after_the_fact(&event);
     }
@@ -339,6 +425,33 @@ impl Hub {
     pub(super) fn record_after_the_fact(&self, event: &audit::Event) {
         if let Err(error) = self.audit.append(event, Durability::Grouped) {
             tracing::error!(%error, "an outcome could not be recorded");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_result_is_relayed_as_json_and_unchanged() {
+        let text = "{\"a\": [1, \"\\u00e9\"]}".to_owned();
+        let result = NodeResult::relayed(None, Some(text.clone())).unwrap();
+        assert_eq!(result.payload.unwrap().get(), text);
+        assert_eq!(result.payload_json, Some(text));
+        let wrapped = NodeResult::relayed(None, Some("not json".to_owned())).unwrap();
+        assert_eq!(
+            wrapped.payload.unwrap().get(),
+            r#"{"payloadJSON":"not json"}"#
+        );
+    }
+
+    #[test]
+    fn a_result_that_two_readers_could_read_differently_is_refused() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        for text in [r#"{"exitCode":0,"exitCode":1}"#.to_owned(), deep] {
+            let refused = NodeResult::relayed(None, Some(text)).unwrap_err();
+            assert!(matches!(refused, Refused::Node { .. }));
         }
     }
 }

@@ -12,6 +12,7 @@ mod devices;
 mod exec;
 mod invoke;
 mod nodes;
+pub mod once;
 pub mod outbox;
 mod presence;
 mod sessions;
@@ -99,6 +100,7 @@ struct Inner {
     connections: connections::Connections,
     registry: Registry,
     invokes: Invokes<invoke::Waiter>,
+    once: once::OnceTable,
     pairing: Pairing,
     presence: presence::Presence,
     grants: devices::Grants,
@@ -124,11 +126,18 @@ impl Hub {
         let boot_id = uuid_v4(machine::random());
         let mut pairing = Pairing::default();
         pairing.apply(store.load_pairing().map_err(Fault::Store)?);
+        let mut invokes = Invokes::default();
+        let unfinished = store.load_unfinished_invokes().map_err(Fault::Store)?;
+        unfinished
+            .into_iter()
+            .filter_map(once::ended)
+            .for_each(|ended| invokes.remember(ended));
         Ok(Self {
             inner: Mutex::new(Inner {
                 connections: connections::Connections::default(),
                 registry: Registry::default(),
-                invokes: Invokes::default(),
+                invokes,
+                once: once::OnceTable::default(),
                 pairing,
                 presence: presence::Presence::new(&boot_id, now_ms),
                 grants: devices::Grants::default(),

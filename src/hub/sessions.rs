@@ -43,6 +43,22 @@ impl Caller {
             .as_ref()
             .map_or(self.conn.as_str(), DeviceId::as_str)
     }
+
+    /// What names the caller of an idempotency key: its device, or the user whom somebody vouched for. Callers with
+    /// neither, who show the shared secret or use the admin socket, are all the operator of this host, and have their
+    /// keys in common.
+    pub fn name(&self) -> String {
+        match (&self.device, &self.actor) {
+            (Some(device), _) => device.as_str().to_owned(),
+            (
+                None,
+                Actor::Operator {
+                    user: Some(user), ..
+                },
+            ) => format!("user:{}", user.as_str()),
+            (None, _) => "operator".to_owned(),
+        }
+    }
 }
 
 /// What a node says that it offers.
@@ -125,6 +141,7 @@ impl Hub {
         inner.connections.close(&caller.conn);
         // The waiters are dropped outside the lock; each learns that its node has gone.
         let unanswered = inner.invokes.disconnected(&caller.conn);
+        self.caller_left(&mut inner, caller);
         if caller.role == Role::Node
             && let Some(node) = &caller.device
             && let Some(session) = inner.registry.detach(node, &caller.conn)

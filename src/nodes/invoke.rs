@@ -5,6 +5,14 @@ use std::collections::{HashMap, VecDeque};
 use super::Refused;
 use crate::base::{ConnId, DeviceId, limits};
 
+/// What a caller's idempotency key is scoped to (decision 21).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Keyed {
+    pub caller: String,
+    pub node: String,
+    pub key: String,
+}
+
 /// One invocation that waits for its result.
 #[derive(Debug)]
 pub struct Pending<W> {
@@ -13,8 +21,18 @@ pub struct Pending<W> {
     /// The session to which the request went; only its answer counts.
     pub conn: ConnId,
     pub command: String,
+    /// Under which key its outcome is kept, if its caller can ask for it again.
+    pub keyed: Option<Keyed>,
     /// Whoever waits: the shell's own handle.
     pub waiter: W,
+}
+
+/// An invocation that ended without a result, and may still get one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ended {
+    pub id: String,
+    pub node: DeviceId,
+    pub keyed: Option<Keyed>,
 }
 
 /// What a result from a node's session means.
@@ -26,15 +44,16 @@ pub enum Settled<W> {
     NodeMismatch,
     /// The id belongs to another session or to nobody: acknowledged as ignored.
     Ignored,
-    /// It came after the deadline, a cancel or a disconnect: recorded, acknowledged as ignored.
-    Late,
+    /// It came from the right node after the deadline, a cancel, a disconnect or a restart: recorded, acknowledged as
+    /// ignored. It may come over another session than the one that was asked: nobody waits for it any more.
+    Late(Ended),
 }
 
 /// The table of invocations under way, bounded. Whoever waits keeps its deadline and abandons it then.
 pub struct Invokes<W> {
     pending: HashMap<String, Pending<W>>,
-    /// Ids that ended without a result, oldest first, so that a late one is told from a forged one.
-    abandoned: VecDeque<(String, ConnId)>,
+    /// What ended without a result, oldest first, so that a late one is told from a forged one.
+    abandoned: VecDeque<Ended>,
 }
 
 impl<W> Default for Invokes<W> {
@@ -86,14 +105,10 @@ impl<W> Invokes<W> {
                 None => Settled::Ignored,
             },
             None => {
-                let late = |(old, owner): &(String, ConnId)| old == id && owner == conn;
-                match self.abandoned.iter().position(late) {
-                    Some(at) => {
-                        self.abandoned.remove(at);
-                        Settled::Late
-                    }
-                    None => Settled::Ignored,
-                }
+                let late = |ended: &Ended| ended.id == id && ended.node == *sender;
+                let at = self.abandoned.iter().position(late);
+                at.and_then(|at| self.abandoned.remove(at))
+                    .map_or(Settled::Ignored, Settled::Late)
             }
         }
     }
@@ -101,7 +116,11 @@ impl<W> Invokes<W> {
     /// Ends one invocation without a result.
     pub fn abandon(&mut self, id: &str) -> Option<Pending<W>> {
         let pending = self.remove(id)?;
-        self.remember(&pending);
+        self.remember(Ended {
+            id: pending.id.clone(),
+            node: pending.node.clone(),
+            keyed: pending.keyed.clone(),
+        });
         Some(pending)
     }
 
@@ -116,6 +135,19 @@ impl<W> Invokes<W> {
         ids.iter().filter_map(|id| self.abandon(id)).collect()
     }
 
+    /// Ends everything under way: the Gateway stops.
+    pub fn interrupt(&mut self) -> Vec<Pending<W>> {
+        self.pending.drain().map(|(_, pending)| pending).collect()
+    }
+
+    /// Notes what ended without a result, here or before a restart.
+    pub fn remember(&mut self, ended: Ended) {
+        if self.abandoned.len() >= limits::INVOKES_FINISHED_MAX {
+            self.abandoned.pop_front();
+        }
+        self.abandoned.push_back(ended);
+    }
+
     pub fn len(&self) -> usize {
         self.pending.len()
     }
@@ -126,14 +158,6 @@ impl<W> Invokes<W> {
 
     fn remove(&mut self, id: &str) -> Option<Pending<W>> {
         self.pending.remove(id)
-    }
-
-    fn remember(&mut self, pending: &Pending<W>) {
-        if self.abandoned.len() >= limits::INVOKES_FINISHED_MAX {
-            self.abandoned.pop_front();
-        }
-        self.abandoned
-            .push_back((pending.id.clone(), pending.conn.clone()));
     }
 }
 
@@ -155,6 +179,7 @@ mod tests {
             node: node(1),
             conn: conn(1),
             command: "system.which".to_owned(),
+            keyed: None,
             waiter: (),
         }
     }
@@ -197,14 +222,15 @@ mod tests {
         invokes.begin(pending("slow"));
         assert!(invokes.abandon("slow").is_some());
         assert!(invokes.abandon("slow").is_none());
-        let node_1 = node(1);
+        let (node_1, node_2) = (node(1), node(2));
         assert!(matches!(
-            invokes.settle("slow", node_1.as_str(), &node_1, &conn(2)),
+            invokes.settle("slow", node_2.as_str(), &node_2, &conn(1)),
             Settled::Ignored
         ));
+        // The same node may have come back over another session meanwhile.
         assert!(matches!(
-            invokes.settle("slow", node_1.as_str(), &node_1, &conn(1)),
-            Settled::Late
+            invokes.settle("slow", node_1.as_str(), &node_1, &conn(2)),
+            Settled::Late(ended) if ended.id == "slow"
         ));
         assert!(matches!(
             invokes.settle("slow", node_1.as_str(), &node_1, &conn(1)),

@@ -10,7 +10,7 @@ mod policy;
 mod refused;
 mod registry;
 
-pub use invoke::{Invokes, Pending, Settled};
+pub use invoke::{Ended, Invokes, Keyed, Pending, Settled};
 pub use policy::{ApprovalState, CommandPolicy, Surface, decide, platform_defaults};
 pub use refused::{Category, Dispatched, Refused};
 pub use registry::{Attached, NodeSession, Registry};

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::Refusal;
 
 /// Whether the node may have begun to execute a command.
@@ -45,8 +47,9 @@ impl Category {
     }
 }
 
-/// The reason for which a command on a node is not run, or has no result.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// The reason for which a command on a node is not run, or has no result. Kept in this form under idempotency keys.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
 pub enum Refused {
     UnknownNode,
     NotConnected,
@@ -82,7 +85,16 @@ pub enum Refused {
     TimedOut {
         timeout_ms: u64,
     },
-    Cancelled,
+    /// Nobody waits for it any more.
+    Cancelled {
+        sent: bool,
+    },
+    /// The Gateway ended while the command was under way. It is never sent again by itself.
+    Interrupted,
+    /// It ran, and its outcome was answered once, but is no longer here to be answered again.
+    OutcomeNotKept {
+        bytes: usize,
+    },
     /// The node's own error, as it reported it.
     Node {
         code: String,
@@ -101,9 +113,10 @@ pub enum Refused {
 impl Refused {
     pub fn dispatched(&self) -> Dispatched {
         match self {
-            Self::Disconnected { .. } => Dispatched::Unknown,
+            Self::Disconnected { .. } | Self::Interrupted => Dispatched::Unknown,
             Self::TimedOut { .. }
-            | Self::Cancelled
+            | Self::Cancelled { sent: true }
+            | Self::OutcomeNotKept { .. }
             | Self::Node { .. }
             | Self::OversizedResult { .. } => Dispatched::Yes,
             _ => Dispatched::No,
@@ -116,9 +129,15 @@ impl Refused {
             | Self::DuplicateKey
             | Self::BadParams
             | Self::OversizedResult { .. } => Category::Protocol,
-            Self::NotConnected | Self::Disconnected { .. } | Self::Busy { .. } => Category::Network,
+            Self::NotConnected
+            | Self::Disconnected { .. }
+            | Self::Interrupted
+            | Self::Busy { .. } => Category::Network,
             Self::TimedOut { .. } => Category::Timeout,
-            Self::Cancelled | Self::Node { .. } | Self::AuditUnavailable => Category::Execution,
+            Self::Cancelled { .. }
+            | Self::OutcomeNotKept { .. }
+            | Self::Node { .. }
+            | Self::AuditUnavailable => Category::Execution,
             Self::SurfacePending { .. }
             | Self::NotDeclared { .. }
             | Self::NotApproved { .. }
@@ -140,7 +159,15 @@ impl Refused {
                 format!("node disconnected ({command})").into(),
             )),
             Self::TimedOut { .. } => Some(("TIMEOUT".into(), "node invoke timed out".into())),
-            Self::Cancelled => Some(("CANCELLED".into(), "node invoke cancelled".into())),
+            Self::Cancelled { .. } => Some(("CANCELLED".into(), "node invoke cancelled".into())),
+            Self::Interrupted => Some((
+                "INTERRUPTED".into(),
+                "the gateway ended while the command was under way".into(),
+            )),
+            Self::OutcomeNotKept { bytes } => Some((
+                "OUTCOME_NOT_KEPT".into(),
+                format!("the command ran; its outcome of {bytes} bytes is no longer kept").into(),
+            )),
             Self::Node { code, message } => Some((code.into(), message.into())),
             Self::OversizedResult { .. } => {
                 Some(("RESULT_TOO_LARGE".into(), "node result too large".into()))
@@ -191,7 +218,9 @@ impl Refusal for Refused {
             | Self::PairingChanged
             | Self::Busy { .. }
             | Self::TimedOut { .. }
-            | Self::Cancelled
+            | Self::Cancelled { .. }
+            | Self::Interrupted
+            | Self::OutcomeNotKept { .. }
             | Self::Node { .. }
             | Self::OversizedResult { .. }
             | Self::AuditUnavailable => "UNAVAILABLE",
@@ -220,7 +249,11 @@ impl Refusal for Refused {
             | Self::Busy { .. } => 503,
             Self::AuditUnavailable => 503,
             Self::TimedOut { .. } => 504,
-            Self::Cancelled | Self::Node { .. } | Self::OversizedResult { .. } => 502,
+            Self::Cancelled { .. }
+            | Self::Interrupted
+            | Self::OutcomeNotKept { .. }
+            | Self::Node { .. }
+            | Self::OversizedResult { .. } => 502,
             _ => 403,
         }
     }
@@ -241,7 +274,9 @@ impl Refusal for Refused {
             Self::PairingChanged => "pairing_changed",
             Self::Busy { .. } => "busy",
             Self::TimedOut { .. } => "timed_out",
-            Self::Cancelled => "cancelled",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Interrupted => "interrupted",
+            Self::OutcomeNotKept { .. } => "outcome_not_kept",
             Self::Node { .. } => "node_error",
             Self::OversizedResult { .. } => "oversized_result",
             Self::AuditUnavailable => "audit_unavailable",
@@ -280,7 +315,9 @@ impl Refusal for Refused {
             Self::BadParams => "invalid params for this command".into(),
             Self::Disconnected { .. }
             | Self::TimedOut { .. }
-            | Self::Cancelled
+            | Self::Cancelled { .. }
+            | Self::Interrupted
+            | Self::OutcomeNotKept { .. }
             | Self::Node { .. }
             | Self::OversizedResult { .. } => match self.node_error() {
                 Some((code, message)) => format!("{code}: {message}").into(),
@@ -313,7 +350,11 @@ impl Refusal for Refused {
             Self::PairingChanged => "try again".into(),
             Self::Busy { .. } => "wait for running invocations to end".into(),
             Self::TimedOut { timeout_ms } => format!("raise timeoutMs above {timeout_ms} or run a shorter command").into(),
-            Self::Cancelled => "send the request again if it is still wanted".into(),
+            Self::Interrupted => {
+                "find out on the node whether it ran; under this key it is not run again, but its result is, should the node still deliver it".into()
+            }
+            Self::OutcomeNotKept { .. } => "the audit log has how it ended; use a new idempotencyKey to run it again".into(),
+            Self::Cancelled { .. } => "send the request again if it is still wanted".into(),
             Self::Node { .. } => "see the node's own message".into(),
             Self::OversizedResult { limit, .. } => format!("keep the result below {limit} bytes").into(),
             Self::AuditUnavailable => "free space for the audit log in the state directory".into(),

@@ -12,7 +12,7 @@ pub const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 /// Keys that are remembered; beyond this the oldest finished ones give way.
 pub const ROWS_MAX: usize = 100_000;
 /// One outcome, in bytes of JSON. A longer one is not kept; its key and length are.
-pub const OUTCOME_BYTES_MAX: usize = 1024 * 1024;
+pub const OUTCOME_BYTES_MAX: usize = 256 * 1024;
 /// All outcomes; beyond this the oldest are dropped, and their keys stay.
 pub const OUTCOMES_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// How far the table may grow beyond its bounds before it is cut.
@@ -37,6 +37,15 @@ pub struct NewInvoke {
     /// The same key with other params is refused.
     pub params_sha256: [u8; 32],
     pub created_at_ms: u64,
+}
+
+/// Which command an outcome belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct InvokeName<'a> {
+    pub caller: &'a str,
+    pub node: &'a str,
+    pub key: &'a str,
+    pub invoke_id: &'a str,
 }
 
 /// How a command ended.
@@ -121,52 +130,60 @@ impl Store {
 impl Records<'_> {
     /// Notes a command before it is sent, unless its key is known.
     pub fn begin_invoke(&self, invoke: &NewInvoke) -> Result<Begun, StoreError> {
-        let since = invoke.created_at_ms.saturating_sub(KEPT_MS);
-        let known = self
-            .connection
-            .prepare(&format!(
-                "SELECT {COLUMNS} FROM invokes WHERE caller = ? AND node = ? AND key = ?"
-            ))?
-            .query_row([&invoke.caller, &invoke.node, &invoke.key], read)
-            .optional()?;
-        if let Some(known) = known
-            && known.invoke.created_at_ms >= since
-        {
-            return Ok(Begun::Known(Box::new(known)));
+        let insert = |or: &str| {
+            self.connection
+                .prepare(&format!(
+                    "INSERT OR {or} INTO invokes
+                     (caller, node, key, invoke_id, command, params_sha256, created_at_ms)
+                     VALUES (?, ?, ?, ?, ?, ?, ?)"
+                ))?
+                .execute(params![
+                    invoke.caller,
+                    invoke.node,
+                    invoke.key,
+                    invoke.invoke_id,
+                    invoke.command,
+                    invoke.params_sha256,
+                    invoke.created_at_ms.cast_signed(),
+                ])
+        };
+        if insert("IGNORE")? == 0 {
+            let known = self
+                .connection
+                .prepare(&format!(
+                    "SELECT {COLUMNS} FROM invokes WHERE caller = ? AND node = ? AND key = ?"
+                ))?
+                .query_row([&invoke.caller, &invoke.node, &invoke.key], read)?;
+            // A clock that was set back makes a record seem to be of the future; it counts.
+            if known.invoke.created_at_ms.saturating_add(KEPT_MS) >= invoke.created_at_ms {
+                return Ok(Begun::Known(Box::new(known)));
+            }
+            insert("REPLACE")?;
         }
-        self.connection
-            .prepare(
-                "INSERT OR REPLACE INTO invokes
-                 (caller, node, key, invoke_id, command, params_sha256, created_at_ms)
-                 VALUES (?, ?, ?, ?, ?, ?, ?)",
-            )?
-            .execute(params![
-                invoke.caller,
-                invoke.node,
-                invoke.key,
-                invoke.invoke_id,
-                invoke.command,
-                invoke.params_sha256,
-                invoke.created_at_ms.cast_signed(),
-            ])?;
         self.grow(1, 0, invoke.created_at_ms)?;
         Ok(Begun::New)
     }
 
-    /// Keeps what came of a command. The first outcome stays; a later one changes nothing and gives false.
+    /// Keeps what came of a command. The first outcome stays, unless what comes now is what the node had to say after
+    /// all (`late`); another changes nothing and gives false.
     pub fn finish_invoke(
         &self,
-        invoke: &NewInvoke,
+        invoke: &InvokeName<'_>,
         finished_at_ms: u64,
-        outcome: &str,
+        outcome: &Outcome,
+        late: bool,
     ) -> Result<bool, StoreError> {
-        let kept = (outcome.len() <= OUTCOME_BYTES_MAX).then_some(outcome);
+        let (kept, bytes) = match outcome {
+            Outcome::Kept(text) if text.len() <= OUTCOME_BYTES_MAX => (Some(text), text.len()),
+            Outcome::Kept(text) => (None, text.len()),
+            Outcome::Dropped { bytes } => (None, *bytes),
+        };
         let finished = self
             .connection
             .prepare(
                 "UPDATE invokes SET finished_at_ms = ?5, outcome = ?6, outcome_bytes = ?7
                  WHERE caller = ?1 AND node = ?2 AND key = ?3 AND invoke_id = ?4
-                     AND finished_at_ms IS NULL",
+                     AND (finished_at_ms IS NULL OR ?8)",
             )?
             .execute(params![
                 invoke.caller,
@@ -175,19 +192,20 @@ impl Records<'_> {
                 invoke.invoke_id,
                 finished_at_ms.cast_signed(),
                 kept,
-                i64::try_from(outcome.len()).unwrap_or(i64::MAX),
+                i64::try_from(bytes).unwrap_or(i64::MAX),
+                late,
             ])?;
-        self.grow(0, kept.map_or(0, str::len), finished_at_ms)?;
+        self.grow(0, kept.map_or(0, String::len), finished_at_ms)?;
         Ok(finished == 1)
     }
 
     /// Forgets a command that was never sent, so that its key can be used.
-    pub fn forget_invoke(&self, invoke: &NewInvoke) -> Result<(), StoreError> {
+    pub fn forget_invoke(&self, invoke: &InvokeName<'_>) -> Result<(), StoreError> {
         self.connection
             .prepare(
                 "DELETE FROM invokes WHERE caller = ? AND node = ? AND key = ? AND invoke_id = ?",
             )?
-            .execute([&invoke.caller, &invoke.node, &invoke.key, &invoke.invoke_id])?;
+            .execute([invoke.caller, invoke.node, invoke.key, invoke.invoke_id])?;
         Ok(())
     }
 

@@ -19,6 +19,7 @@ mod tests;
 
 use std::cell::Cell;
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,7 +30,7 @@ use crate::machine::files::{self, FileError};
 
 pub use chat::{Appended, ChatMessage, ChatSession, NewMessage};
 pub use grants::Grant;
-pub use invokes::{Begun, InvokeRecord, NewInvoke, Outcome};
+pub use invokes::{Begun, InvokeName, InvokeRecord, NewInvoke, Outcome};
 pub use lock::StateLock;
 pub use pairing::Kind;
 
@@ -112,6 +113,22 @@ impl Store {
         write: impl FnOnce(&Records<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.transaction(false, |records| write(&records))
+    }
+
+    /// The file that holds what was recorded last (SQLite's write-ahead log), for whoever syncs it in groups: until then
+    /// a record survives the end of the process, not the loss of power.
+    pub fn journal(&self) -> Result<File, StoreError> {
+        // It is made with the first access, and kept as long as the connection: SQLite cuts it, but never replaces it.
+        self.read(|connection| {
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        })?;
+        let mut path = self.path.clone().into_os_string();
+        path.push("-wal");
+        let path = PathBuf::from(path);
+        files::open(&path)?.ok_or(StoreError::Corrupt {
+            path,
+            detail: "there is no write-ahead log".to_owned(),
+        })
     }
 
     /// Reads the whole file for damage; for `doctor`, since it takes time in proportion to the file.

@@ -119,6 +119,17 @@ fn message(text: &str, key: Option<&str>) -> NewMessage {
     }
 }
 
+impl NewInvoke {
+    fn name(&self) -> InvokeName<'_> {
+        InvokeName {
+            caller: &self.caller,
+            node: &self.node,
+            key: &self.key,
+            invoke_id: &self.invoke_id,
+        }
+    }
+}
+
 fn invoke(key: &str, created_at_ms: u64) -> NewInvoke {
     NewInvoke {
         caller: "operator".to_owned(),
@@ -354,14 +365,17 @@ fn n12_a_key_is_sent_once_and_its_outcome_kept() {
     drop(store);
     let store = Store::open(&dir).unwrap();
     assert_eq!(store.load_unfinished_invokes().unwrap(), [*known]);
-    let finish = |invoke: &NewInvoke, outcome: &str| {
+    let finish = |invoke: &NewInvoke, text: &str, late| {
+        let outcome = Outcome::Kept(text.to_owned());
         store
-            .record(|records| records.finish_invoke(invoke, 3000, outcome))
+            .record(|records| records.finish_invoke(&invoke.name(), 3000, &outcome, late))
             .unwrap()
     };
-    assert!(!finish(&invoke("k", 2000), "\"of another invoke\""));
-    assert!(finish(&first, "{\"ok\":true}"));
-    assert!(!finish(&first, "{\"ok\":false}"));
+    assert!(!finish(&invoke("k", 2000), "\"of another invoke\"", false));
+    assert!(finish(&first, "{\"timedOut\":true}", false));
+    assert!(!finish(&first, "{\"ok\":false}", false));
+    // What the node says after all is the truth.
+    assert!(finish(&first, "{\"ok\":true}", true));
     let record = store.invoke("operator", "node", "k").unwrap().unwrap();
     assert_eq!(
         record.finished,
@@ -383,8 +397,29 @@ fn n12_a_key_is_sent_once_and_its_outcome_kept() {
     }
     let never_sent = invoke("n", 5000);
     assert_eq!(begin(&store, &never_sent), Begun::New);
-    store.record(|r| r.forget_invoke(&never_sent)).unwrap();
+    store
+        .record(|r| r.forget_invoke(&never_sent.name()))
+        .unwrap();
     assert_eq!(begin(&store, &never_sent), Begun::New);
+}
+
+/// What the audit log syncs along must be the file that records go to, at every start.
+#[test]
+fn the_journal_is_the_file_that_records_go_to() {
+    use std::os::unix::fs::MetadataExt as _;
+    let (_guard, dir) = temporary();
+    for start in 0..2 {
+        let store = Store::open(&dir).unwrap();
+        let journal = store.journal().unwrap();
+        let before = journal.metadata().unwrap().len();
+        for index in 0..200 {
+            let new = invoke(&format!("{start} {index}"), 1000);
+            store.record(|r| r.begin_invoke(&new)).unwrap();
+        }
+        assert!(journal.metadata().unwrap().len() > before);
+        let named = fs::metadata(dir.join("state.sqlite-wal")).unwrap();
+        assert_eq!(journal.metadata().unwrap().ino(), named.ino());
+    }
 }
 
 #[test]
@@ -398,7 +433,8 @@ fn the_table_of_invokes_is_bounded() {
                 let invoke = invoke(&name(index), 1000 + index);
                 records.begin_invoke(&invoke)?;
                 if index != 0 {
-                    records.finish_invoke(&invoke, 2000, &"x".repeat(10))?;
+                    let outcome = Outcome::Kept("x".repeat(10));
+                    records.finish_invoke(&invoke.name(), 2000, &outcome, false)?;
                 }
             }
             records.cut(2000, 50, 100)
@@ -425,9 +461,10 @@ fn the_table_of_invokes_is_bounded() {
         .record(|records| {
             records.begin_invoke(&long)?;
             records.finish_invoke(
-                &long,
+                &long.name(),
                 9_000_000_001,
-                &"x".repeat(invokes::OUTCOME_BYTES_MAX + 1),
+                &Outcome::Kept("x".repeat(invokes::OUTCOME_BYTES_MAX + 1)),
+                false,
             )
         })
         .unwrap();

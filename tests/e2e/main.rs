@@ -13,6 +13,7 @@ mod http;
 mod limits;
 mod links;
 mod nodes;
+mod once;
 mod origin;
 mod pairing;
 mod quickstart;

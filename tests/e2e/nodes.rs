@@ -13,10 +13,10 @@ const PENDING: &str =
     "node command not allowed: the node's declared command surface is pending approval";
 
 /// A scripted node: one device, and its present connection.
-struct Node {
-    device: Device,
-    connect: Connect,
-    peer: Peer,
+pub(crate) struct Node {
+    pub(crate) device: Device,
+    pub(crate) connect: Connect,
+    pub(crate) peer: Peer,
     /// The device token that its first `hello-ok` brought.
     token: String,
 }
@@ -40,13 +40,13 @@ impl Node {
     }
 
     /// The same, and an operator approves all that it declares.
-    fn approved(gateway: &Gateway, operator: &mut Peer, commands: &[&str]) -> Self {
+    pub(crate) fn approved(gateway: &Gateway, operator: &mut Peer, commands: &[&str]) -> Self {
         let node = Self::pending(gateway, commands);
         node.approve(operator);
         node
     }
 
-    fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.device.id
     }
 
@@ -65,7 +65,7 @@ impl Node {
     }
 
     /// A further connection of the same device.
-    fn again(&self, gateway: &Gateway) -> Peer {
+    pub(crate) fn again(&self, gateway: &Gateway) -> Peer {
         Peer::admitted(gateway, &self.connect, &self.device).0
     }
 
@@ -95,6 +95,19 @@ impl Node {
         )
     }
 
+    /// The same under a key of the caller's own.
+    pub(crate) fn ask_once(&self, operator: &mut Peer, key: &str, params: &Value) -> String {
+        operator.request(
+            "node.invoke",
+            &json!({
+                "nodeId": self.id(),
+                "command": "system.which",
+                "params": params,
+                "idempotencyKey": key,
+            }),
+        )
+    }
+
     /// An invoke that is refused without the node's hearing of it.
     fn refused(&mut self, operator: &mut Peer, command: &str) -> WireError {
         let id = self.ask(operator, command, &json!({}));
@@ -105,27 +118,27 @@ impl Node {
     }
 
     /// No request has been sent to this node that it has not taken.
-    fn heard_nothing(&mut self) {
+    pub(crate) fn heard_nothing(&mut self) {
         // Whatever was sent before this answer has arrived before it.
         self.peer.call("node.pending.pull", &json!({})).unwrap();
         assert!(!self.peer.has_heard("node.invoke.request"));
     }
 
-    fn taken(&mut self) -> Value {
+    pub(crate) fn taken(&mut self) -> Value {
         self.peer.event("node.invoke.request")
     }
 
-    fn report(&mut self, request: &Value, payload_json: &str) -> Value {
+    pub(crate) fn report(&mut self, request: &Value, payload_json: &str) -> Value {
         let result = self.result(request, payload_json);
         self.peer.call("node.invoke.result", &result).unwrap()
     }
 
-    fn result(&self, request: &Value, payload_json: &str) -> Value {
+    pub(crate) fn result(&self, request: &Value, payload_json: &str) -> Value {
         json!({"id": request["id"], "nodeId": self.id(), "ok": true, "payloadJSON": payload_json})
     }
 
     /// A whole round: an operator asks, the node answers, the answer arrives.
-    fn serves(&mut self, operator: &mut Peer, command: &str) {
+    pub(crate) fn serves(&mut self, operator: &mut Peer, command: &str) {
         let id = self.ask(operator, command, &json!({"bins": ["sh"]}));
         let request = self.taken();
         assert_eq!(request["command"], command);

@@ -198,6 +198,15 @@ impl Gateway {
     /// Ends every session with `shutdown`, the agent's turns with an abort, and leaves a record of it.
     pub async fn stop(mut self, reason: &'static str) {
         self.agent.shut_down();
+        self.hub.interrupt();
+        let answered = async {
+            while self.hub.unanswered() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // Between its last count and its frame in the outbox lies a moment.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let _ = tokio::time::timeout(limits::CLOSE_TIMEOUT, answered).await;
         self.hub.shut_down(reason);
         let ended = async {
             while self.hub.session_counts().0 > 0 {

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use super::super::answer::{denied, error_of, frame, refused};
 use super::super::{Answer, Control};
 use super::params;
+use crate::audit::Digest;
 use crate::base::{DeviceId, limits};
-use crate::hub::{Caller, Invoke, NodeResult, ResultTaken};
+use crate::hub::{Caller, Invoke, NodeResult, ResultTaken, once};
 use crate::machine;
-use crate::nodes::Refused;
+use crate::nodes::{Dispatched, Refused};
 use crate::rpc::types::node::{
     HostStats, NodeDescription, NodeEventParams, NodeEventResult, NodeIdParams, NodeIdResult,
     NodeInvokeParams, NodeInvokeProgressParams, NodeInvokeResult, NodeInvokeResultAck,
@@ -20,7 +21,7 @@ use crate::rpc::types::node::{
     NodePendingAckParams, NodePendingDrainParams, NodePendingDrained, NodePluginToolsParams,
     NodePluginToolsResult, NodeRenameParams, NodeRenamed, NodeSkillsParams, NodeSkillsResult,
 };
-use crate::rpc::{self, ErrorShape, Method, Request, ScanError};
+use crate::rpc::{ErrorShape, Method, Request};
 
 /// `node.invoke`'s command, which moves the scope that it needs.
 pub(in super::super) fn command_of(params: Option<&RawValue>) -> Option<String> {
@@ -131,37 +132,54 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
     let Some(node) = DeviceId::parse(&wanted.node_id) else {
         return refused(&id, &error_of(&Refused::UnknownNode));
     };
-    let params_json =
-        match control
-            .hub
-            .checked_params(&node, &wanted.command, caller, wanted.params)
-        {
-            Ok(params_json) => params_json,
-            Err(denial) => return refused(&id, &error_of(&denial)),
-        };
-    let invoke = Invoke {
+    for (name, text) in [
+        ("idempotencyKey", &wanted.idempotency_key),
+        ("command", &wanted.command),
+    ] {
+        if text.len() > limits::IDEMPOTENCY_KEY_BYTES_MAX {
+            let sentence = format!(
+                "invalid node.invoke params: {name} longer than {} bytes",
+                limits::IDEMPOTENCY_KEY_BYTES_MAX
+            );
+            return refused(&id, &ErrorShape::invalid_request(sentence));
+        }
+    }
+    let params_text = wanted.params.as_deref().map_or("", RawValue::get);
+    let asked = once::Request {
         node,
         command: wanted.command,
-        params_json,
+        params_sha256: Digest::of(params_text.as_bytes()),
+        key: wanted.idempotency_key,
         timeout_ms: wanted
             .timeout_ms
             .unwrap_or(limits::INVOKE_TIMEOUT_MS_DEFAULT),
-        idempotency_key: wanted.idempotency_key,
-        command_text: None,
-        approval: None,
-        actor: caller.actor.clone(),
     };
-    let control = Arc::clone(control);
+    let (control, caller) = (Arc::clone(control), caller.clone());
     Answer::Later(Box::pin(async move {
-        let (node_id, command) = (invoke.node.as_str().to_owned(), invoke.command.clone());
-        let invoked = control.hub.invoke(invoke).await;
+        let hub = &control.hub;
+        let make = || {
+            let params_json =
+                hub.checked_params(&asked.node, &asked.command, &caller, wanted.params)?;
+            Ok(Invoke {
+                node: asked.node.clone(),
+                command: asked.command.clone(),
+                params_json,
+                timeout_ms: asked.timeout_ms,
+                idempotency_key: asked.key.clone(),
+                command_text: None,
+                approval: None,
+                actor: caller.actor.clone(),
+            })
+        };
+        let invoked = hub.invoke_once(&caller, &asked, make).await;
         let result = invoked.result.map(|result| NodeInvokeResult {
             ok: true,
-            node_id,
-            command,
+            node_id: asked.node.as_str().to_owned(),
+            command: asked.command,
             payload: result.payload,
             payload_json: result.payload_json,
-            dispatched: Some(true),
+            dispatched: Some(Dispatched::Yes.as_str().into()),
+            late: invoked.late.then_some(true),
         });
         frame(&id, result.map_err(|refused| error_of(&refused)))
     }))
@@ -175,7 +193,7 @@ pub(super) fn result(
 ) -> Result<NodeInvokeResultAck, ErrorShape> {
     let given: NodeInvokeResultParams = params(Method::NodeInvokeResult, request)?;
     let answer = if given.ok {
-        relayed(given.payload, given.payload_json)
+        NodeResult::relayed(given.payload, given.payload_json)
     } else {
         let error = given.error.unwrap_or_default();
         Err(Refused::Node {
@@ -200,36 +218,6 @@ pub(super) fn result(
         }),
         ResultTaken::NodeMismatch => Err(ErrorShape::invalid_request("nodeId mismatch")),
     }
-}
-
-/// A result as it is passed on. Text that is JSON is passed on as JSON too; text that is none is wrapped, as the
-/// reference does it. JSON that repeats a key or is too deep is refused: two readers could read it differently.
-fn relayed(
-    payload: Option<Box<RawValue>>,
-    payload_json: Option<String>,
-) -> Result<NodeResult, Refused> {
-    let Some(text) = payload_json else {
-        return Ok(NodeResult {
-            payload,
-            payload_json: None,
-        });
-    };
-    let payload = match rpc::scan(&text) {
-        Ok(()) => RawValue::from_string(text.clone()).ok(),
-        Err(ScanError::NotJson { .. }) => {
-            serde_json::value::to_raw_value(&json!({"payloadJSON": text})).ok()
-        }
-        Err(unsafe_json) => {
-            return Err(Refused::Node {
-                code: "INVALID_RESULT".to_owned(),
-                message: format!("the node's result is not safe to relay: {unsafe_json}"),
-            });
-        }
-    };
-    Ok(NodeResult {
-        payload,
-        payload_json: Some(text),
-    })
 }
 
 fn bounded(text: &str, bytes_max: usize) -> String {
@@ -369,30 +357,6 @@ fn node_id(caller: &Caller) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_text_result_is_relayed_as_json_and_unchanged() {
-        let text = "{\"a\": [1, \"\\u00e9\"]}".to_owned();
-        let result = relayed(None, Some(text.clone())).unwrap();
-        assert_eq!(result.payload.unwrap().get(), text);
-        assert_eq!(result.payload_json, Some(text));
-        let wrapped = relayed(None, Some("not json".to_owned())).unwrap();
-        assert_eq!(
-            wrapped.payload.unwrap().get(),
-            r#"{"payloadJSON":"not json"}"#
-        );
-    }
-
-    #[test]
-    fn a_result_that_two_readers_could_read_differently_is_refused() {
-        let twice = relayed(None, Some(r#"{"exitCode":0,"exitCode":1}"#.to_owned()));
-        assert!(matches!(twice, Err(Refused::Node { .. })));
-        let deep = "[".repeat(200) + &"]".repeat(200);
-        assert!(matches!(
-            relayed(None, Some(deep)),
-            Err(Refused::Node { .. })
-        ));
-    }
 
     #[test]
     fn the_command_of_an_invoke_is_read_for_its_scope() {

@@ -291,9 +291,12 @@ pub struct NodeInvokeResult {
     pub payload: Option<Box<RawValue>>,
     #[serde(rename = "payloadJSON", default)]
     pub payload_json: Option<String>,
-    /// Ours, beyond the reference: whether the command reached the node.
+    /// Ours, beyond the reference: whether the command reached the node, in the words of `error.details.dispatched`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dispatched: Option<bool>,
+    pub dispatched: Option<Cow<'static, str>>,
+    /// Ours: the node answered after this invocation's caller had been told that it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<bool>,
 }
 
 /// The `node.invoke.request` event, to one node.
