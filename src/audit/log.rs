@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -166,9 +166,14 @@ pub struct AuditLog {
 struct Shared {
     writer: Mutex<Writer>,
     wake: Condvar,
+    along: OnceLock<File>,
 }
 
 impl Shared {
+    fn sync_along(&self) -> io::Result<()> {
+        self.along.get().map_or(Ok(()), File::sync_data)
+    }
+
     /// A panic while holding the lock leaves at most a tail that `mend` repairs, so poisoning is no reason to stop.
     fn lock(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
@@ -183,6 +188,7 @@ impl AuditLog {
         let shared = Arc::new(Shared {
             writer: Mutex::new(writer),
             wake: Condvar::new(),
+            along: OnceLock::new(),
         });
         let thread = std::thread::Builder::new()
             .name("audit-sync".to_owned())
@@ -199,11 +205,22 @@ impl AuditLog {
         })
     }
 
+    /// Names a file whose records precede those of `Grouped` appends: it is synced with them, before they count as such.
+    /// The first one stays.
+    pub fn sync_along(&self, file: File) {
+        let _ = self.shared.along.set(file);
+    }
+
     /// Records an event. On an error nothing was recorded, and what was to be recorded must not happen.
     ///
     /// `Grouped` costs a write of a few hundred bytes; `Synced` waits for the disk and blocks its thread.
     pub fn append(&self, event: &Event, durability: Durability) -> Result<Receipt, AuditError> {
         let mut writer = self.shared.lock();
+        if self.sync_always && durability == Durability::Grouped {
+            self.shared
+                .sync_along()
+                .map_err(|error| AuditError::io(&writer.dir, "sync what belongs to", error))?;
+        }
         if self.sync_always || durability == Durability::Synced {
             return writer.append_synced(event);
         }
@@ -260,7 +277,7 @@ fn sync_in_groups(shared: &Shared) {
         writer.sync_wanted = false;
         let (file, number, written) = (Arc::clone(&writer.file), writer.number, writer.written);
         drop(writer);
-        let synced = file.sync_data();
+        let synced = shared.sync_along().and_then(|()| file.sync_data());
         writer = shared.lock();
         // After a rotation the file in hand was synced by `rotate`.
         if writer.number == number {

@@ -165,6 +165,7 @@ fn settings(paths: &Paths, port: u16, password: &str) -> Result<GatewaySettings,
     let secrets = Secrets::fixed(&Secret::new(password))
         .ok_or_else(|| Failure::new(Exit::Software, "the password is empty"))?;
     Ok(GatewaySettings {
+        audit_sync_always: false,
         state_dir: paths.own.clone(),
         config_path: None,
         port,

@@ -149,6 +149,8 @@ pub struct Settings {
     pub gateway: Gateway,
     pub exec: Exec,
     pub agent: Agent,
+    /// `audit.sync: "always"`.
+    pub audit_sync_always: bool,
     pub resolver: Resolver,
     pub env: Env,
     /// Known settings that have no effect here.
@@ -175,6 +177,9 @@ impl Settings {
             gateway: gateway(reader, &resolver)?,
             exec: exec(reader)?,
             agent: agent(reader)?,
+            audit_sync_always: reader
+                .one_of("audit.sync", &[("grouped", false), ("always", true)])?
+                .unwrap_or(false),
             resolver,
             env: env.clone(),
             warnings,

@@ -8,7 +8,7 @@ use super::error::ConfigError;
 use super::tree::Tree;
 
 /// Sections in which a typo must not pass silently.
-const STRICT: [&str; 3] = ["gateway", "secrets", "tools.exec"];
+const STRICT: [&str; 4] = ["audit", "gateway", "secrets", "tools.exec"];
 
 /// Distance up to which another key counts as a likely spelling.
 const TYPO_DISTANCE_MAX: usize = 3;
@@ -29,6 +29,10 @@ use Use::{Ignored, Refused, RefusedIfTrue, Served};
 
 /// One line a setting; `*` is any key.
 const SETTINGS: &[(&str, Use)] = &[
+    ("audit.sync", Served),
+    ("audit.enabled", Ignored),
+    ("audit.messages", Ignored),
+    ("audit.executionIdentity", Ignored),
     ("gateway.mode", Served),
     ("gateway.port", Served),
     ("gateway.bind", Served),

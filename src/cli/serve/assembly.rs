@@ -36,6 +36,8 @@ pub struct GatewaySettings {
     pub config_path: Option<PathBuf>,
     /// 0 takes a free one.
     pub port: u16,
+    /// Every record is on the disk before what it records happens.
+    pub audit_sync_always: bool,
     pub admission: admission::Settings,
     pub secrets: Arc<Secrets>,
     /// Who proves tailnet identities; without it there are none.
@@ -100,9 +102,14 @@ impl Parts {
     pub fn open(settings: GatewaySettings) -> Result<Self, StartError> {
         let store = Arc::new(Store::open(&settings.state_dir).map_err(StartError::Store)?);
         let audit_dir = settings.state_dir.join("audit");
-        let audit = Arc::new(
-            AuditLog::open(&audit_dir, audit::Settings::default()).map_err(StartError::Audit)?,
-        );
+        let audit_settings = audit::Settings {
+            sync_always: settings.audit_sync_always,
+            ..audit::Settings::default()
+        };
+        let audit = AuditLog::open(&audit_dir, audit_settings).map_err(StartError::Audit)?;
+        // A dispatch has two records, in either file: they reach the disk together.
+        audit.sync_along(store.journal().map_err(StartError::Store)?);
+        let audit = Arc::new(audit);
         let hub_settings = hub::Settings {
             commands: settings.commands,
             per_node: settings.per_node,

@@ -135,6 +135,7 @@ fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewayS
         state_dir: settings.paths.own.clone(),
         config_path: Some(settings.paths.config.clone()),
         port: settings.port(flags.port)?,
+        audit_sync_always: settings.audit_sync_always,
         admission: admission::Settings {
             mode,
             // Only the managed Serve listener could carry an identity, and it is not served yet.

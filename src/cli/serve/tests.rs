@@ -39,6 +39,7 @@ const ALICE: [(&str, &str); 4] = [
 fn gateway(whois: Option<Arc<dyn WhoisSource>>) -> (Parts, TempDir) {
     let home = TempDir::new().unwrap();
     let parts = Parts::open(GatewaySettings {
+        audit_sync_always: false,
         state_dir: home.path().join("own"),
         config_path: None,
         port: 0,
