@@ -90,6 +90,7 @@ fuzz_target!(|input: &str| {
         allow_tailscale: true,
         local_operator_scopes: ScopeSet::from_wire(&["operator.read", "operator.pairing"]),
         auto_approve_local: true,
+        auto_approve_cidrs: Vec::new(),
         control_ui_build: None,
     };
     let mut it = Admission::new(settings, DOORS[door].clone(), connect, NONCE, NOW_MS);

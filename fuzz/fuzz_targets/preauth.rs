@@ -35,6 +35,7 @@ static HOUSE: LazyLock<(Runtime, Parts, tempfile::TempDir)> = LazyLock::new(|| {
             allow_tailscale: false,
             local_operator_scopes: ScopeSet::all(),
             auto_approve_local: true,
+            auto_approve_cidrs: Vec::new(),
             control_ui_build: None,
         },
         secrets: Arc::new(

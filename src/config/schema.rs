@@ -97,7 +97,7 @@ const SETTINGS: &[(&str, Use)] = &[
     ("gateway.nodes.allowCommands", Served),
     ("gateway.nodes.denyCommands", Served),
     ("gateway.nodes.pairing.autoApproveLocal", Served),
-    ("gateway.nodes.pairing.autoApproveCidrs", Ignored),
+    ("gateway.nodes.pairing.autoApproveCidrs", Served),
     ("gateway.nodes.pairing.sshVerify", Ignored),
     ("gateway.nodes.entries.*.commands.allow", Served),
     ("gateway.nodes.entries.*.commands.deny", Served),

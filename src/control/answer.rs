@@ -55,6 +55,7 @@ pub fn error_of(refused: &Refused) -> ErrorShape {
             request_id: Some(request),
         } => {
             details.insert("requestId".to_owned(), request.as_str().into());
+            details.insert("stage".to_owned(), "surface".into());
         }
         Refused::ApprovalRequired { run_id: Some(run) } => {
             details.insert("runId".to_owned(), run.as_str().into());

@@ -204,7 +204,10 @@ impl Hub {
                 .pairing
                 .visible_requests(&approver, machine::now_ms())
                 .into_iter()
-                .map(pending_device)
+                .map(|request| PendingDevice {
+                    path: shown_path(&request.path),
+                    ..pending_device(request)
+                })
                 .collect(),
             paired: inner
                 .pairing
@@ -450,6 +453,11 @@ fn names(scopes: ScopeSet) -> Vec<String> {
     scopes.to_wire().into_iter().map(str::to_owned).collect()
 }
 
+/// A path of the record; older records have none.
+pub(super) fn shown_path(path: &str) -> Option<String> {
+    (!path.is_empty()).then(|| path.to_owned())
+}
+
 pub(super) fn pending_device(request: &DeviceRequest) -> PendingDevice {
     PendingDevice {
         request_id: request.request_id.clone(),
@@ -470,6 +478,7 @@ pub(super) fn pending_device(request: &DeviceRequest) -> PendingDevice {
         roles: Some(vec![request.role.as_str().to_owned()]),
         scopes: Some(names(request.scopes)),
         remote_ip: request.remote_ip.clone(),
+        path: None,
         silent: Some(false),
         is_repair: Some(request.is_repair),
         ts: request.ts_ms,

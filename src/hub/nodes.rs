@@ -1,5 +1,6 @@
 //! Nodes as operators see them, and the approval of what they offer.
 
+use super::devices::shown_path;
 use super::{Audience, Caller, Denied, Hub, Inner};
 use crate::audit;
 use crate::auth::scope::{Role, Scope};
@@ -79,7 +80,7 @@ impl Hub {
                 .pairing
                 .surface_requests()
                 .into_iter()
-                .map(pending_node)
+                .map(|request| pending_node(request, inner.pairing.surface(&request.node)))
                 .collect(),
             paired: inner
                 .pairing
@@ -257,7 +258,7 @@ impl Hub {
     }
 }
 
-pub(super) fn pending_node(request: &SurfaceRequest) -> PendingNode {
+pub(super) fn pending_node(request: &SurfaceRequest, approved: Option<&Surface>) -> PendingNode {
     PendingNode {
         request_id: request.request_id.clone(),
         node_id: request.node.as_str().to_owned(),
@@ -274,6 +275,9 @@ pub(super) fn pending_node(request: &SurfaceRequest) -> PendingNode {
             .into_iter()
             .map(Into::into)
             .collect(),
+        approved_commands: approved.map(|surface| surface.commands.clone()),
+        remote_ip: request.remote_ip.clone(),
+        path: shown_path(&request.path),
         silent: request.silent.then_some(true),
         ts: request.ts_ms,
     }

@@ -216,6 +216,8 @@ impl Hub {
                 caps: facts.node.caps.clone(),
                 commands: permitted,
                 silent: facts.node.newly_paired,
+                remote_ip: facts.address.clone(),
+                path: facts.path.clone(),
             },
             uuid_v4(machine::random()),
             now_ms,
@@ -236,7 +238,7 @@ impl Hub {
             };
             self.commit(inner, &event, changes)?;
             let audience = Audience::Operators(Scope::Pairing);
-            let pending = super::nodes::pending_node(request);
+            let pending = super::nodes::pending_node(request, inner.pairing.surface(&node));
             inner
                 .connections
                 .broadcast(audience, "node.pair.requested", &pending, None);

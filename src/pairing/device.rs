@@ -39,6 +39,7 @@ pub struct DeviceFacts {
     pub role: Role,
     pub scopes: ScopeSet,
     pub remote_ip: Option<String>,
+    pub path: String,
     pub browser_origin: Option<String>,
 }
 
@@ -95,6 +96,7 @@ impl Pairing {
             role: facts.role,
             scopes: facts.scopes,
             remote_ip: facts.remote_ip,
+            path: facts.path,
             browser_origin: facts.browser_origin,
             ts_ms: now_ms,
         };

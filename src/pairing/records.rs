@@ -16,6 +16,8 @@ pub enum ApprovedVia {
     Owner,
     /// A single-use sign-in link.
     Bootstrap,
+    /// Its address, as `gateway.nodes.pairing.autoApproveCidrs` says.
+    TrustedCidr,
 }
 
 impl ApprovedVia {
@@ -24,6 +26,7 @@ impl ApprovedVia {
             Self::Silent => "silent",
             Self::Owner => "owner",
             Self::Bootstrap => "bootstrap",
+            Self::TrustedCidr => "trusted-cidr",
         }
     }
 }
@@ -107,6 +110,9 @@ pub struct DeviceRequest {
     #[serde(with = "wire::scopes")]
     pub scopes: ScopeSet,
     pub remote_ip: Option<String>,
+    /// The transport path that it came over.
+    #[serde(default)]
+    pub path: String,
     pub browser_origin: Option<String>,
     /// Whether the device was paired before and asks for something else now.
     pub is_repair: bool,
@@ -149,6 +155,11 @@ pub struct SurfaceRequest {
     pub commands: Vec<String>,
     /// Whether the device itself was paired silently just now.
     pub silent: bool,
+    #[serde(default)]
+    pub remote_ip: Option<String>,
+    /// The transport path that the declaring session came over.
+    #[serde(default)]
+    pub path: String,
     pub ts_ms: u64,
 }
 

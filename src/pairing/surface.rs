@@ -18,6 +18,8 @@ pub struct SurfaceFacts {
     pub caps: Vec<String>,
     pub commands: Vec<String>,
     pub silent: bool,
+    pub remote_ip: Option<String>,
+    pub path: String,
 }
 
 /// The scopes that an approver of these commands must hold.
@@ -75,6 +77,8 @@ impl Pairing {
             caps: facts.caps,
             commands: facts.commands,
             silent: facts.silent,
+            remote_ip: facts.remote_ip,
+            path: facts.path,
             ts_ms: now_ms,
         };
         (Some(request.clone()), vec![Change::SurfaceRequest(request)])

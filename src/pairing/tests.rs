@@ -22,6 +22,7 @@ fn facts(byte: u8, role: Role, scopes: ScopeSet) -> DeviceFacts {
         role,
         scopes,
         remote_ip: None,
+        path: "loopback".to_owned(),
         browser_origin: None,
     }
 }
@@ -65,6 +66,8 @@ fn surface_facts(commands: &[&str]) -> SurfaceFacts {
         caps: Vec::new(),
         commands: commands.iter().map(|name| (*name).to_owned()).collect(),
         silent: false,
+        remote_ip: None,
+        path: "loopback".to_owned(),
     }
 }
 

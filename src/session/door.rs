@@ -13,7 +13,8 @@ use crate::auth::rate_limit::{Class, LimitKey, Limiter, LimiterSettings};
 use crate::auth::scope::Role;
 use crate::auth::whois::Whois;
 use crate::hub::{Denied, Hub, Issued, Standing};
-use crate::ingress::{self, Attributed, Client};
+use crate::ingress::cidr::is_tailnet;
+use crate::ingress::{self, Attributed, Client, ListenerClass};
 use crate::machine;
 use crate::pairing::{self, DeviceFacts};
 use crate::rpc::types::connect::ConnectParams;
@@ -123,6 +124,7 @@ impl Door {
             secret: 0,
         };
         let exempt = attributed.is_direct_local();
+        let path = path_of(&attributed);
         let mut admission = Admission::new(
             rules.admission.clone(),
             attributed,
@@ -142,7 +144,7 @@ impl Door {
         match verdict {
             Verdict::Admit(admitted) => self.enter(hub, admitted, standing),
             Verdict::Pend(pend) => Err(Box::new(TurnedAway {
-                refusal: file(hub, &pend),
+                refusal: file(hub, &pend, path),
                 late: Duration::ZERO,
                 _waiting: None,
             })),
@@ -207,8 +209,12 @@ impl Door {
                 ApprovedVia::Owner => (pairing::ApprovedVia::Owner, "owner"),
                 ApprovedVia::Silent => (pairing::ApprovedVia::Silent, "direct local caller"),
                 ApprovedVia::SignInLink => (pairing::ApprovedVia::Bootstrap, "sign-in link"),
+                ApprovedVia::TrustedCidr => (
+                    pairing::ApprovedVia::TrustedCidr,
+                    "gateway.nodes.pairing.autoApproveCidrs",
+                ),
             };
-            if let Err(denied) = hub.pair_device(device_facts(ask), via, rule) {
+            if let Err(denied) = hub.pair_device(device_facts(ask, String::new()), via, rule) {
                 log_fault("pairing", &denied);
                 return Err(refuse(AdmissionRefusal::PairingQueueFull));
             }
@@ -262,8 +268,8 @@ impl Door {
     }
 }
 
-fn file(hub: &Hub, pend: &Pend) -> AdmissionRefusal {
-    match hub.file_device_request(device_facts(&pend.ask)) {
+fn file(hub: &Hub, pend: &Pend, path: String) -> AdmissionRefusal {
+    match hub.file_device_request(device_facts(&pend.ask, path)) {
         Ok(request) => pend.refusal(&request.request_id),
         Err(fault) => {
             log_fault("filing a pairing request", &Denied::Fault(fault));
@@ -272,7 +278,7 @@ fn file(hub: &Hub, pend: &Pend) -> AdmissionRefusal {
     }
 }
 
-fn device_facts(ask: &admission::Ask) -> DeviceFacts {
+fn device_facts(ask: &admission::Ask, path: String) -> DeviceFacts {
     let client = &ask.client;
     DeviceFacts {
         id: ask.device.clone(),
@@ -293,7 +299,35 @@ fn device_facts(ask: &admission::Ask) -> DeviceFacts {
             Client::Ip(ip) if !ip.is_loopback() => Some(ip.to_string()),
             Client::Ip(_) | Client::Local => None,
         },
+        path,
         browser_origin: ask.browser_origin.clone(),
+    }
+}
+
+/// The transport path as the pairing queue, `nodes describe` and the audit log name it (decision 26).
+pub(super) fn path_of(attributed: &Attributed) -> String {
+    let peer = attributed.peer().ip();
+    let funnel = attributed.tailscale().is_some_and(|claim| claim.funnel);
+    let name = match (attributed.listener(), attributed.client()) {
+        (ListenerClass::Admin, _) => "admin",
+        (ListenerClass::Serve, _) if funnel => "funnel",
+        (ListenerClass::Serve, _) => "serve",
+        (ListenerClass::Proxy, _) | (ListenerClass::Main, _) if attributed.via_proxy() => {
+            return peer.map_or_else(|| "proxy".to_owned(), |peer| format!("proxy {peer}"));
+        }
+        (_, Client::Local) => "proxy",
+        (_, Client::Ip(ip)) if ip.is_loopback() => "loopback",
+        (_, Client::Ip(ip)) if is_tailnet(ip) => "tailnet",
+        (_, Client::Ip(ip)) if is_on_a_private_net(ip) => "lan",
+        _ => "public",
+    };
+    name.to_owned()
+}
+
+fn is_on_a_private_net(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(four) => four.is_private() || four.is_link_local(),
+        IpAddr::V6(six) => six.is_unique_local() || six.is_unicast_link_local(),
     }
 }
 

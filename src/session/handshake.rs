@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::door::{Door, address};
+use super::door::{Door, address, path_of};
 use crate::audit::Actor;
 use crate::auth::scope::Role;
 use crate::base::{ConnId, Refusal, ids::uuid_v4, limits};
@@ -261,21 +261,6 @@ fn actor(attributed: &Attributed, admitted: &crate::auth::Admitted, conn: &ConnI
             method: admitted.method().as_str(),
             conn,
             address,
-        },
-    }
-}
-
-/// The transport path as `nodes describe` and the audit log name it.
-fn path_of(attributed: &Attributed) -> String {
-    match attributed.listener() {
-        ListenerClass::Admin => "admin".to_owned(),
-        ListenerClass::Serve => "serve".to_owned(),
-        ListenerClass::Proxy => "proxy".to_owned(),
-        ListenerClass::Main => match attributed.client() {
-            _ if attributed.via_proxy() => "proxy".to_owned(),
-            Client::Ip(ip) if ip.is_loopback() => "loopback".to_owned(),
-            Client::Ip(_) => "lan".to_owned(),
-            Client::Local => "admin".to_owned(),
         },
     }
 }

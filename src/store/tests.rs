@@ -94,6 +94,8 @@ fn surface_request(number: u8) -> SurfaceRequest {
         caps: vec![],
         commands: vec![],
         silent: false,
+        remote_ip: None,
+        path: "loopback".to_owned(),
         ts_ms: 5,
     }
 }

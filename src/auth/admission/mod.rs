@@ -13,6 +13,7 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 pub use facts::{Answer, Fact, Grant, KnownDevice, SharedSecret, SignInLink};
@@ -24,7 +25,7 @@ use super::scope::{Role, ScopeSet};
 use super::secret_eq::TokenDigest;
 use super::whois;
 use crate::base::{DeviceId, Secret};
-use crate::ingress::{Attributed, Client, ListenerClass, ProxyUserRefusal};
+use crate::ingress::{Attributed, Cidr, Client, ListenerClass, ProxyUserRefusal};
 use crate::rpc::types::connect::{
     ClientId, ClientInfo, ClientMode, ConnectAuth, ConnectParams, PROTOCOL, PROTOCOL_MIN_NODE,
 };
@@ -49,6 +50,8 @@ pub struct Settings {
     pub local_operator_scopes: ScopeSet,
     /// `gateway.nodes.pairing.autoApproveLocal`.
     pub auto_approve_local: bool,
+    /// `gateway.nodes.pairing.autoApproveCidrs` (decision 23).
+    pub auto_approve_cidrs: Vec<Cidr>,
     /// The build of the embedded Control UI, if a stale page is to be told to reload.
     pub control_ui_build: Option<String>,
 }
@@ -221,6 +224,8 @@ pub enum ApprovedVia {
     Silent,
     /// An operator's sign-in link.
     SignInLink,
+    /// `Settings::auto_approve_cidrs` names its address.
+    TrustedCidr,
 }
 
 impl ApprovedVia {
@@ -229,13 +234,8 @@ impl ApprovedVia {
             Self::Owner => "owner",
             Self::Silent => "silent",
             Self::SignInLink => "bootstrap",
+            Self::TrustedCidr => "trusted-cidr",
         }
-    }
-
-    pub fn from_store(text: &str) -> Option<Self> {
-        [Self::Owner, Self::Silent, Self::SignInLink]
-            .into_iter()
-            .find(|via| via.as_str() == text)
     }
 }
 
@@ -698,7 +698,7 @@ impl Admission {
             let issue_token = grant.is_some_and(|grant| grant.token.is_none());
             return Ok(self.admit(opening, login, approved, Enrolment::Paired, issue_token));
         };
-        let Some((via, ceiling)) = self.approval_in_advance(&login, reason) else {
+        let Some((via, ceiling)) = self.approval_in_advance(&login, opening.role, reason) else {
             let approved = known.map_or_else(Vec::new, |known| {
                 let grants = known.grants.iter();
                 grants.map(|grant| (grant.role, grant.scopes)).collect()
@@ -723,11 +723,12 @@ impl Admission {
         Ok(self.admit(opening, login, granted, enrolment, issue_token))
     }
 
-    /// Whose approval stands ready, and for which scopes at most: a sign-in link's, or that of the local operator. A
-    /// changed platform or device family is never waved through silently (N2).
+    /// Whose approval stands ready, and for which scopes at most: a sign-in link's, that of the local operator, or, for a
+    /// node that was never seen, that of its address. A changed platform or device family is never waved through silently (N2).
     fn approval_in_advance(
         &self,
         login: &Login,
+        role: Role,
         reason: PairingReason,
     ) -> Option<(ApprovedVia, ScopeSet)> {
         if let Some((_, link)) = &login.link {
@@ -736,7 +737,25 @@ impl Admission {
         let silent = self.is_local_operator(login)
             && self.settings.auto_approve_local
             && reason != PairingReason::MetadataUpgrade;
-        silent.then(|| (ApprovedVia::Silent, self.local_ceiling(login)))
+        if silent {
+            return Some((ApprovedVia::Silent, self.local_ceiling(login)));
+        }
+        let first_node = role == Role::Node && reason == PairingReason::NotPaired;
+        (first_node && self.comes_from_trusted_cidr(login))
+            .then_some((ApprovedVia::TrustedCidr, ScopeSet::NONE))
+    }
+
+    /// A program with the shared secret at an address that the operator listed (decision 23). It came by itself: through a
+    /// proxy, a tunnel, a managed listener or a page, an address says nothing about who asks.
+    fn comes_from_trusted_cidr(&self, login: &Login) -> bool {
+        let by_secret = matches!(login.method, AuthMethod::Token | AuthMethod::Password);
+        let direct = self.attributed.listener() == ListenerClass::Main
+            && !self.attributed.via_proxy()
+            && self.attributed.origin().is_none();
+        let listed = |ip: IpAddr| {
+            !ip.is_loopback() && Cidr::any_contains(&self.settings.auto_approve_cidrs, ip)
+        };
+        by_secret && direct && matches!(self.attributed.client(), Client::Ip(ip) if listed(ip))
     }
 
     /// A direct-local program that knows the shared secret (or needs none), decision 4.

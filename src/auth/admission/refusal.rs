@@ -135,6 +135,7 @@ impl AdmissionRefusal {
             Self::PairingRequired(it) => {
                 put("reason", it.reason.as_str().into());
                 put("requestId", it.request_id.as_str().into());
+                put("stage", "device".into());
                 put("remediationHint", it.reason.hint().into());
                 put("deviceId", it.device.as_str().into());
                 put("requestedRole", it.role.as_str().into());

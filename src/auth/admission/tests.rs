@@ -36,7 +36,7 @@ struct World {
 }
 
 fn tcp(address: &str) -> Peer {
-    Peer::Tcp((address.parse::<std::net::IpAddr>().unwrap(), 50_000).into())
+    Peer::Tcp((address.parse::<IpAddr>().unwrap(), 50_000).into())
 }
 
 fn ready(secret: &str) -> SharedSecret {
@@ -53,6 +53,7 @@ fn world() -> World {
             allow_tailscale: false,
             local_operator_scopes: ScopeSet::all(),
             auto_approve_local: true,
+            auto_approve_cidrs: Vec::new(),
             control_ui_build: None,
         },
         ingress: ingress::Settings::default(),
@@ -404,7 +405,7 @@ fn pairing_required_is_as_recorded_and_lets_a_node_wait() {
         "NOT_PAIRED",
         "pairing required: device is not approved yet",
         json!({
-            "code": "PAIRING_REQUIRED", "reason": "not-paired", "requestId": "51f66ab5-5993-4f34-8aeb-d1e72cec07f9",
+            "code": "PAIRING_REQUIRED", "reason": "not-paired", "requestId": "51f66ab5-5993-4f34-8aeb-d1e72cec07f9", "stage": "device",
             "remediationHint": "Approve this device from the pending pairing requests.",
             "deviceId": id, "requestedRole": "node",
             "recommendedNextStep": "wait_then_retry", "pauseReconnect": false,
@@ -423,7 +424,7 @@ fn pairing_required_is_as_recorded_and_lets_a_node_wait() {
         "NOT_PAIRED",
         "pairing required: device is asking for more scopes than currently approved",
         json!({
-            "code": "PAIRING_REQUIRED", "reason": "scope-upgrade", "requestId": "9feb1bfa-fb58-4fdd-8147-06e43d8c4286",
+            "code": "PAIRING_REQUIRED", "reason": "scope-upgrade", "requestId": "9feb1bfa-fb58-4fdd-8147-06e43d8c4286", "stage": "device",
             "remediationHint": "Review the requested scopes, then approve the pending upgrade.",
             "deviceId": id, "requestedRole": "operator", "requestedScopes": ["operator.read", "operator.write"],
             "approvedRoles": ["operator"], "approvedScopes": ["operator.read"],
@@ -540,6 +541,58 @@ fn a6_only_a_direct_local_program_is_paired_silently() {
     let mut manual = world();
     manual.settings.auto_approve_local = false;
     let _ = manual.pends(&ask);
+}
+
+#[test]
+fn a_listed_address_pairs_a_new_node_that_came_by_itself_and_nothing_else() {
+    let listed = || {
+        let mut it = remote();
+        it.settings.auto_approve_cidrs = vec![
+            Cidr::parse("198.51.100.0/28").unwrap(),
+            Cidr::parse("127.0.0.0/8").unwrap(),
+        ];
+        it
+    };
+    let ask = key(1).sign(node(good()));
+    let admitted = listed().admitted(&ask);
+    assert!(matches!(
+        admitted.enrolment(),
+        Enrolment::Approve {
+            via: ApprovedVia::TrustedCidr,
+            ..
+        }
+    ));
+    assert_eq!(admitted.scopes(), ScopeSet::NONE);
+
+    // Off by default; other addresses, operators, pages, proxies and local programs pend as ever.
+    let _ = remote().pends(&ask);
+    let mut elsewhere = listed();
+    elsewhere.peer = tcp("198.51.100.77");
+    let _ = elsewhere.pends(&ask);
+    let _ = listed().pends(&key(1).sign(cli(&["operator.read"], good())));
+    let mut page = listed();
+    page.ingress.allowed_origins = vec![ingress::Origin::parse("https://gw.example").unwrap()];
+    let _ = page.with(("Origin", "https://gw.example")).pends(&ask);
+    let mut proxied = listed();
+    proxied.ingress.trusted_proxies = vec![Cidr::parse("198.51.100.7").unwrap()];
+    let _ = proxied
+        .with(("X-Forwarded-For", "198.51.100.9"))
+        .pends(&ask);
+    let mut tunnel = listed();
+    tunnel.peer = tcp("127.0.0.1");
+    tunnel.settings.auto_approve_local = false;
+    let _ = tunnel.pends(&ask);
+
+    // Only the first admission: a role, or a platform that changed, waits for an operator.
+    let mut known = listed();
+    known.pair(&key(1), Role::Operator, &["operator.read"], None);
+    assert_eq!(known.pends(&ask).ask.reason, PairingReason::RoleUpgrade);
+    let mut changed = listed();
+    changed.pair(&key(1), Role::Node, &[], None);
+    let mut other = node(good());
+    other["client"]["platform"] = "darwin".into();
+    let pend = changed.pends(&key(1).sign(other));
+    assert_eq!(pend.ask.reason, PairingReason::MetadataUpgrade);
 }
 
 #[test]

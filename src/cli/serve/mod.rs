@@ -142,6 +142,7 @@ fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewayS
             allow_tailscale: false,
             local_operator_scopes: auth.local_operator_scopes,
             auto_approve_local: gateway.nodes.auto_approve_local,
+            auto_approve_cidrs: gateway.nodes.auto_approve_cidrs.clone(),
             control_ui_build: None,
         },
         limiter: LimiterSettings::new(

@@ -48,6 +48,7 @@ fn gateway(whois: Option<Arc<dyn WhoisSource>>) -> (Parts, TempDir) {
             allow_tailscale: true,
             local_operator_scopes: ScopeSet::all(),
             auto_approve_local: true,
+            auto_approve_cidrs: Vec::new(),
             control_ui_build: None,
         },
         secrets: Arc::new(Secrets::fixed(&Secret::new("the gateway's own secret")).unwrap()),

@@ -91,6 +91,9 @@ pub struct PendingDevice {
     pub scopes: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_ip: Option<String>,
+    /// Ours, in the list only: the transport path that it came over. The event's schema is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

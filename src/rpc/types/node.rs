@@ -67,6 +67,14 @@ pub struct PendingNode {
     pub commands: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub required_approve_scopes: Vec<Cow<'static, str>>,
+    /// Ours: what is approved now, so that the request can be read as a difference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_commands: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_ip: Option<String>,
+    /// Ours: the transport path of the declaring session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent: Option<bool>,
     pub ts: u64,
