@@ -119,14 +119,14 @@ pub enum Gateway {
 pub enum Devices {
     /// List pending and paired devices
     List,
-    /// Approve a pending device; without an id, show the latest
+    /// Approve a pending request of either stage; without an id, show the latest
     Approve {
         request_id: Option<String>,
         /// Show the latest request and the command that approves it
         #[arg(long)]
         latest: bool,
     },
-    /// Reject a pending device
+    /// Reject a pending request of either stage
     Reject { request_id: String },
     /// Remove a paired device and close its connections
     Remove { device_id: String },
@@ -175,16 +175,16 @@ pub enum Nodes {
         #[arg(long)]
         node: String,
     },
-    /// List nodes whose commands wait for approval
+    /// List what waits for approval: devices, and what nodes offer
     Pending,
-    /// Approve what a node declares
+    /// Approve a pending request of either stage
     Approve {
         request_id: String,
         /// Approve only these commands, separated by commas
         #[arg(long, value_delimiter = ',')]
         commands: Option<Vec<String>>,
     },
-    /// Reject what a node declares
+    /// Reject a pending request of either stage
     Reject { request_id: String },
     /// Remove a node's approval
     Remove {

@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 use super::args::Devices;
 use super::exit::{Exit, Failure};
 use super::output::{self, ago, short_id};
+use super::pending::{self, Decision, Queue};
 use super::session::{Context, Session, decode};
 use crate::auth::scope::Scope;
 use crate::client::call::shown;
 use crate::client::credentials::Caller;
 use crate::machine;
-use crate::rpc::types::device::{DevicePairList, PendingDevice};
+use crate::rpc::types::device::DevicePairList;
 
 /// The fewest characters that may stand for a longer id.
 const PREFIX_CHARS_MIN: usize = 4;
@@ -20,7 +21,8 @@ pub async fn run(context: &Context, command: &Devices) -> Result<(), Failure> {
     // Approving a device that asks for more than pairing takes admin: the approver must hold what it grants (S3).
     let scopes: &[Scope] = match command {
         Devices::List | Devices::Remove { .. } | Devices::Rename { .. } => &[Scope::Pairing],
-        _ => &[Scope::Pairing, Scope::Admin],
+        // Either stage can be decided here, and a surface may take write.
+        _ => &[Scope::Pairing, Scope::Write, Scope::Admin],
     };
     let session = Session::open(context, Caller::Call, scopes).await?;
     let done = act(context, &session, command).await;
@@ -32,14 +34,22 @@ async fn act(context: &Context, session: &Session, command: &Devices) -> Result<
     match command {
         Devices::List => {
             let payload = list(session).await?;
-            context.show(&payload, |list| render(&list, machine::now_ms()))
+            if context.common.json {
+                output::json(&payload);
+                return Ok(());
+            }
+            let queue = Queue::fetch(session).await?;
+            output::line(&render(&decode(&payload)?, &queue, context));
+            Ok(())
         }
         Devices::Approve { request_id, latest } => match request_id {
-            Some(id) if !latest => decide(context, session, "device.pair.approve", id).await,
-            _ => show_latest(context, session).await,
+            Some(id) if !latest => {
+                pending::decide(context, session, id, Decision::Approve(None)).await
+            }
+            _ => pending::show_latest(context, session).await,
         },
         Devices::Reject { request_id } => {
-            decide(context, session, "device.pair.reject", request_id).await
+            pending::decide(context, session, request_id, Decision::Reject).await
         }
         Devices::Remove { device_id } => {
             let device_id = find_device(session, device_id).await?;
@@ -104,54 +114,6 @@ async fn done(
     })
 }
 
-async fn decide(
-    context: &Context,
-    session: &Session,
-    method: &str,
-    id: &str,
-) -> Result<(), Failure> {
-    let pending: DevicePairList = decode(&list(session).await?)?;
-    let ids: Vec<&str> = pending
-        .pending
-        .iter()
-        .map(|request| request.request_id.as_str())
-        .collect();
-    let id = by_prefix(id, &ids)?;
-    let payload = session.call(method, &json!({ "requestId": id })).await?;
-    context.show(&payload, |answer: Value| {
-        let device = answer["deviceId"]
-            .as_str()
-            .or(answer["device"]["deviceId"].as_str())
-            .unwrap_or_default();
-        let verb = if method.ends_with("approve") {
-            "approved"
-        } else {
-            "rejected"
-        };
-        format!("{verb} device {}", shown(&short_id(device)))
-    })
-}
-
-/// Shows the latest request and the exact command. Approving what one has not seen is not offered.
-async fn show_latest(context: &Context, session: &Session) -> Result<(), Failure> {
-    let pending: DevicePairList = decode(&list(session).await?)?;
-    let latest = pending.pending.iter().max_by_key(|request| request.ts);
-    let Some(latest) = latest else {
-        return Err(Failure::new(Exit::Refused, "no device waits for approval"));
-    };
-    output::line(&request_table(&[latest], machine::now_ms()));
-    let mut command = "portcullis".to_owned();
-    if let Some(profile) = &context.common.profile {
-        command.push_str(&format!(" --profile {profile}"));
-    }
-    Err(
-        Failure::new(Exit::Refused, "nothing was approved yet").with_remedy(format!(
-            "{command} devices approve {}",
-            shown(&latest.request_id)
-        )),
-    )
-}
-
 async fn find_device(session: &Session, id: &str) -> Result<String, Failure> {
     let list: DevicePairList = decode(&list(session).await?)?;
     let ids: Vec<&str> = list
@@ -184,11 +146,11 @@ pub fn by_prefix(asked: &str, ids: &[&str]) -> Result<String, Failure> {
     }
 }
 
-fn render(list: &DevicePairList, now_ms: u64) -> String {
+fn render(list: &DevicePairList, queue: &Queue, context: &Context) -> String {
+    let now_ms = machine::now_ms();
     let mut parts = Vec::new();
-    if !list.pending.is_empty() {
-        let requests: Vec<&PendingDevice> = list.pending.iter().collect();
-        parts.push(format!("Pending\n{}", request_table(&requests, now_ms)));
+    if !queue.is_empty() {
+        parts.push(format!("Pending\n{}", queue.render(context)));
     }
     let rows: Vec<Vec<String>> = list
         .paired
@@ -218,35 +180,6 @@ fn render(list: &DevicePairList, now_ms: u64) -> String {
         parts.push(format!("Paired\n{}", output::table(&headings, &rows)));
     }
     parts.join("\n\n")
-}
-
-fn request_table(requests: &[&PendingDevice], now_ms: u64) -> String {
-    let rows: Vec<Vec<String>> = requests
-        .iter()
-        .map(|request| {
-            let role = request
-                .role
-                .clone()
-                .or(request.roles.as_ref().map(|roles| roles.join(",")));
-            vec![
-                request.request_id.clone(),
-                short_id(&request.device_id),
-                request.display_name.clone().unwrap_or_default(),
-                role.unwrap_or_default(),
-                request
-                    .scopes
-                    .as_ref()
-                    .map(|scopes| scopes.join(","))
-                    .unwrap_or_default(),
-                request.remote_ip.clone().unwrap_or_default(),
-                ago(now_ms, request.ts),
-            ]
-        })
-        .collect();
-    let headings = [
-        "REQUEST", "DEVICE", "NAME", "ROLE", "SCOPES", "FROM", "ASKED",
-    ];
-    output::table(&headings, &rows)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod node;
 pub mod nodes;
 pub mod output;
+pub mod pending;
 pub mod quickstart;
 pub mod serve;
 pub mod session;

@@ -10,6 +10,7 @@ use super::devices::by_prefix;
 use super::exit::{Exit, Failure};
 use super::gateway::object;
 use super::output::{self, ago, short_id};
+use super::pending::{self, Decision, Queue};
 use super::session::{Context, Session, decode};
 use crate::auth::permission;
 use crate::auth::scope::Scope;
@@ -17,9 +18,7 @@ use crate::base::ids;
 use crate::client::call::shown;
 use crate::client::credentials::Caller;
 use crate::machine;
-use crate::rpc::types::node::{
-    NodeApprovalState, NodeEntry, NodeInvokeParams, NodeList, NodePairList,
-};
+use crate::rpc::types::node::{NodeApprovalState, NodeEntry, NodeInvokeParams, NodeList};
 
 /// What the Gateway may add to the node's own time.
 const INVOKE_MARGIN: Duration = Duration::from_secs(5);
@@ -33,7 +32,8 @@ pub async fn run(context: &Context, command: &Nodes) -> Result<(), Failure> {
 
 fn scopes(command: &Nodes) -> Vec<Scope> {
     match command {
-        Nodes::List | Nodes::Pending => vec![Scope::Read, Scope::Pairing],
+        Nodes::List => vec![Scope::Read, Scope::Pairing],
+        Nodes::Pending => vec![Scope::Pairing],
         Nodes::Status { .. } | Nodes::Describe { .. } => vec![Scope::Read],
         // Approving commands takes the scope that running them takes (S3).
         Nodes::Approve { .. } => vec![Scope::Pairing, Scope::Write, Scope::Admin],
@@ -56,10 +56,9 @@ async fn act(context: &Context, session: &Session, command: &Nodes) -> Result<()
         Nodes::List => {
             let payload = session.call("node.list", &json!({})).await?;
             if !context.common.json {
-                let pending = session.call("node.pair.list", &json!({})).await?;
-                let pending: NodePairList = decode(&pending)?;
-                if !pending.pending.is_empty() {
-                    output::line(&format!("Pending\n{}\n", pending_table(&pending, now_ms)));
+                let queue = Queue::fetch(session).await?;
+                if !queue.is_empty() {
+                    output::line(&format!("Pending\n{}\n", queue.render(context)));
                 }
             }
             context.show(&payload, |list: NodeList| node_table(&list.nodes, now_ms))
@@ -79,33 +78,26 @@ async fn act(context: &Context, session: &Session, command: &Nodes) -> Result<()
             context.show(&payload, |node: NodeEntry| describe(&node, now_ms))
         }
         Nodes::Pending => {
-            let payload = session.call("node.pair.list", &json!({})).await?;
-            context.show(&payload, |list: NodePairList| {
-                if list.pending.is_empty() {
-                    return "No node waits for approval".to_owned();
-                }
-                pending_table(&list, now_ms)
-            })
+            let queue = Queue::fetch(session).await?;
+            if context.common.json {
+                let pending = json!({ "pending": queue.to_json(context) });
+                output::line(&format!("{pending:#}"));
+            } else if queue.is_empty() {
+                output::line("Nothing waits for approval");
+            } else {
+                output::line(&queue.render(context));
+            }
+            Ok(())
         }
         Nodes::Approve {
             request_id,
             commands,
         } => {
-            let mut params = json!({ "requestId": pending(session, request_id).await? });
-            if let Some(commands) = commands {
-                params["commands"] = json!(commands);
-            }
-            let payload = session.call("node.pair.approve", &params).await?;
-            context.show(&payload, |answer: Value| {
-                let words = answer["node"]["commands"].as_array().into_iter().flatten();
-                let words: Vec<&str> = words.filter_map(Value::as_str).collect();
-                format!("approved: {}", shown(&words.join(", ")))
-            })
+            let decision = Decision::Approve(commands.as_deref());
+            pending::decide(context, session, request_id, decision).await
         }
         Nodes::Reject { request_id } => {
-            let params = json!({ "requestId": pending(session, request_id).await? });
-            let payload = session.call("node.pair.reject", &params).await?;
-            context.show(&payload, |_: Value| "rejected".to_owned())
+            pending::decide(context, session, request_id, Decision::Reject).await
         }
         Nodes::Remove { node } => {
             let params = json!({ "nodeId": find(session, node).await? });
@@ -144,16 +136,6 @@ async fn act(context: &Context, session: &Session, command: &Nodes) -> Result<()
             Ok(())
         }
     }
-}
-
-async fn pending(session: &Session, asked: &str) -> Result<String, Failure> {
-    let list: NodePairList = decode(&session.call("node.pair.list", &json!({})).await?)?;
-    let ids: Vec<&str> = list
-        .pending
-        .iter()
-        .map(|request| request.request_id.as_str())
-        .collect();
-    by_prefix(asked, &ids)
 }
 
 async fn find(session: &Session, asked: &str) -> Result<String, Failure> {
@@ -248,23 +230,6 @@ fn describe(node: &NodeEntry, now_ms: u64) -> String {
         .map(|line| shown(line))
         .collect::<Vec<_>>()
         .join("\n")
-}
-
-fn pending_table(list: &NodePairList, now_ms: u64) -> String {
-    let rows: Vec<Vec<String>> = list
-        .pending
-        .iter()
-        .map(|request| {
-            vec![
-                request.request_id.clone(),
-                short_id(&request.node_id),
-                request.display_name.clone().unwrap_or_default(),
-                request.commands.join(","),
-                ago(now_ms, request.ts),
-            ]
-        })
-        .collect();
-    output::table(&["REQUEST", "NODE", "NAME", "COMMANDS", "ASKED"], &rows)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod nodes;
 mod once;
 mod origin;
 mod pairing;
+mod queue;
 mod quickstart;
 mod restart;
 mod run;
