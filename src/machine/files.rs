@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// The mode of a private file.
 pub const FILE_MODE: u32 = 0o600;
+/// The mode of a file that others may read.
+const PUBLIC_FILE_MODE: u32 = 0o644;
 /// The mode of a private directory.
 pub const DIR_MODE: u32 = 0o700;
 
@@ -163,16 +165,37 @@ pub fn create_new(path: &Path) -> Result<File, FileError> {
 
 /// Opens a private file for reading; `None` if it is not there.
 pub fn open(path: &Path) -> Result<Option<File>, FileError> {
-    match open_checked(path, OpenOptions::new().read(true)) {
+    if_there(open_checked(path, OpenOptions::new().read(true)))
+}
+
+/// Reads a private file of at most `bytes_max` bytes; `None` if it is not there.
+pub fn read(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+    read_all(path, open(path)?, bytes_max)
+}
+
+/// The same for a file that is no secret, such as a certificate: others may read it, and root may own it, but nobody
+/// else may have written it.
+pub fn read_public(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+    let opened = open_regular(path, OpenOptions::new().read(true)).and_then(|(file, metadata)| {
+        if metadata.uid() != 0 {
+            check_owner(path, &metadata)?;
+        }
+        check_mode(path, &metadata, 0o022, PUBLIC_FILE_MODE)?;
+        Ok(file)
+    });
+    read_all(path, if_there(opened)?, bytes_max)
+}
+
+fn if_there(opened: Result<File, FileError>) -> Result<Option<File>, FileError> {
+    match opened {
         Ok(file) => Ok(Some(file)),
         Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Reads a private file of at most `bytes_max` bytes; `None` if it is not there.
-pub fn read(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
-    let Some(file) = open(path)? else {
+fn read_all(path: &Path, file: Option<File>, bytes_max: u64) -> Result<Option<Vec<u8>>, FileError> {
+    let Some(file) = file else {
         return Ok(None);
     };
     let mut bytes = Vec::new();
@@ -230,6 +253,15 @@ fn parent(path: &Path) -> &Path {
 }
 
 fn open_checked(path: &Path, options: &mut OpenOptions) -> Result<File, FileError> {
+    let (file, metadata) = open_regular(path, options)?;
+    check_owner_and_mode(path, &metadata, FILE_MODE)?;
+    Ok(file)
+}
+
+fn open_regular(
+    path: &Path,
+    options: &mut OpenOptions,
+) -> Result<(File, std::fs::Metadata), FileError> {
     // O_NONBLOCK: a fifo put in the file's place must not hang us before its kind is seen.
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let flags = i32::try_from(flags.bits()).unwrap_or(0);
@@ -251,8 +283,7 @@ fn open_checked(path: &Path, options: &mut OpenOptions) -> Result<File, FileErro
             required: "regular file",
         });
     }
-    check_owner_and_mode(path, &metadata, FILE_MODE)?;
-    Ok(file)
+    Ok((file, metadata))
 }
 
 fn check_owner_and_mode(
@@ -260,6 +291,11 @@ fn check_owner_and_mode(
     metadata: &std::fs::Metadata,
     required: u32,
 ) -> Result<(), FileError> {
+    check_owner(path, metadata)?;
+    check_mode(path, metadata, 0o077, required)
+}
+
+fn check_owner(path: &Path, metadata: &std::fs::Metadata) -> Result<(), FileError> {
     let user = rustix::process::geteuid().as_raw();
     if metadata.uid() != user {
         return Err(FileError::Owner {
@@ -268,8 +304,17 @@ fn check_owner_and_mode(
             required: user,
         });
     }
+    Ok(())
+}
+
+fn check_mode(
+    path: &Path,
+    metadata: &std::fs::Metadata,
+    forbidden: u32,
+    required: u32,
+) -> Result<(), FileError> {
     let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    if mode & forbidden != 0 {
         return Err(FileError::Mode {
             path: path.to_owned(),
             mode,
@@ -325,6 +370,32 @@ mod tests {
             assert!(text.contains("secret has mode 0644 but must have 0600"));
         }
         assert_eq!(fs::read(&file).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_public_file_may_be_read_by_others_and_written_by_none() {
+        let dir = private_dir();
+        let file = dir.path().join("certificate");
+        assert!(read_public(&file, 10).unwrap().is_none());
+        replace(&file, b"x").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(read_public(&file, 10).unwrap().unwrap(), b"x");
+        let link = dir.path().join("link");
+        symlink(&file, &link).unwrap();
+        assert!(matches!(
+            read_public(&link, 10),
+            Err(FileError::Symlink { .. })
+        ));
+        for mode in [0o664, 0o646] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(
+                read_public(&file, 10),
+                Err(FileError::Mode {
+                    required: 0o644,
+                    ..
+                })
+            ));
+        }
     }
 
     #[test]
