@@ -47,6 +47,7 @@ static HOUSE: LazyLock<(Runtime, Parts, tempfile::TempDir)> = LazyLock::new(|| {
         per_node: Vec::new(),
         exec_mode: Mode::Ask,
         serve_page: true,
+        tls: portcullis::config::Tls::default(),
         exec_timeout: Duration::from_secs(1),
         turn_timeout: Duration::from_secs(1),
     })
@@ -71,6 +72,7 @@ fuzz_target!(|input: &[u8]| {
             class: ListenerClass::Main,
             peer: Peer::Tcp(address),
             local: Some(local),
+            tls: false,
         };
         let place = parts.front.preauth.enter(None).expect("a place");
         let served = tokio::spawn(serve(near, arrival, place, Arc::clone(&parts.front)));

@@ -29,7 +29,8 @@ pub const RPC_METHOD_BYTES_MAX: usize = 128;
 
 // Time.
 
-/// From the accepted socket to a whole request head, and from the upgrade to `connect`.
+/// From the accepted socket to the end of the TLS handshake, from there to a whole request head, and from the upgrade to
+/// `connect`.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Between two ticks; told to the client as `policy.tickIntervalMs`.
 pub const TICK_INTERVAL: Duration = Duration::from_secs(30);

@@ -31,7 +31,9 @@ pub async fn health(context: &Context) -> Result<(), Failure> {
         } else {
             "not ok"
         };
-        format!("Gateway {word} ({endpoint})")
+        let tls = health["tlsFingerprint"].as_str();
+        let tls = tls.map_or(String::new(), |it| format!(", TLS sha256:{}", shown(it)));
+        format!("Gateway {word} ({endpoint}{tls})")
     })
 }
 
@@ -63,6 +65,12 @@ pub async fn gateway_status(context: &Context) -> Result<(), Failure> {
             report["version"] = json!(hello.server.version);
             report["role"] = json!(hello.auth.role);
             report["scopes"] = json!(hello.auth.scopes);
+            if let Ok(health) = session.call("health", &json!({})).await
+                && let Ok(health) = super::session::decode::<Value>(&health)
+                && let Some(fingerprint) = health.get("tlsFingerprint")
+            {
+                report["tlsFingerprint"] = fingerprint.clone();
+            }
             session.close().await;
             Ok(())
         }
@@ -81,6 +89,9 @@ pub async fn gateway_status(context: &Context) -> Result<(), Failure> {
                 field("version"),
                 field("endpoint")
             ));
+            if report["tlsFingerprint"].is_string() {
+                output::line(&format!("TLS:     sha256:{}", field("tlsFingerprint")));
+            }
         } else {
             output::line("Gateway: not reachable");
         }

@@ -25,7 +25,7 @@ use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::base::Secret;
 use crate::base::ids::uuid_v4;
 use crate::client::{Client, ConnectOptions, Endpoint, Events, Sent};
-use crate::config::{Env, Paths};
+use crate::config::{Env, Paths, Tls};
 use crate::exec::policy::Mode;
 use crate::hub::NodeView;
 use crate::ingress;
@@ -188,6 +188,7 @@ fn settings(paths: &Paths, port: u16, password: &str) -> Result<GatewaySettings,
         per_node: Vec::new(),
         exec_mode: Mode::Ask,
         serve_page: true,
+        tls: Tls::default(),
         exec_timeout: EXEC_TIMEOUT,
         turn_timeout: EXEC_TIMEOUT + HOP_TIMEOUT,
     })

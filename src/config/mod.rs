@@ -13,6 +13,7 @@ mod resolve;
 mod schema;
 mod secret_ref;
 mod server;
+mod tls;
 mod tree;
 
 #[cfg(test)]
@@ -28,3 +29,4 @@ pub use resolve::{
 pub use schema::Ineffective;
 pub use secret_ref::{Resolver, SecretInput, SecretRef, Source, check_strength};
 pub use server::{SecretKind, ServerFlags, ServerSecret, ServerSettings};
+pub use tls::Tls;

@@ -9,6 +9,7 @@ use super::load::{self, Paths};
 use super::reader::{self, Reader};
 use super::schema::{self, Ineffective};
 use super::secret_ref::{self, Resolver, SecretInput};
+use super::tls::{self, Tls};
 use super::tree::Tree;
 use crate::auth::scope::{Scope, ScopeSet};
 use crate::ingress::cidr::Cidr;
@@ -116,6 +117,7 @@ pub struct Gateway {
     pub control_ui: ControlUi,
     pub nodes: Nodes,
     pub tailscale: TailscaleMode,
+    pub tls: Tls,
 }
 
 /// In the order of strictness.
@@ -174,7 +176,7 @@ impl Settings {
         let resolver = Resolver::from_config(tree, env.clone(), paths.home.as_deref())?;
         let reader = Reader { tree };
         Ok(Self {
-            gateway: gateway(reader, &resolver)?,
+            gateway: gateway(reader, &resolver, &paths)?,
             exec: exec(reader)?,
             agent: agent(reader)?,
             audit_sync_always: reader
@@ -208,7 +210,7 @@ impl Settings {
     }
 }
 
-fn gateway(reader: Reader<'_>, resolver: &Resolver) -> Result<Gateway, ConfigError> {
+fn gateway(reader: Reader<'_>, resolver: &Resolver, paths: &Paths) -> Result<Gateway, ConfigError> {
     let secret =
         |setting: &str| secret_ref::parse_input(setting, reader.tree.at(setting), resolver);
     let mode = reader.one_of(
@@ -280,6 +282,7 @@ fn gateway(reader: Reader<'_>, resolver: &Resolver) -> Result<Gateway, ConfigErr
         },
         nodes: nodes(reader)?,
         tailscale: tailscale.unwrap_or(TailscaleMode::Off),
+        tls: tls::tls(reader, paths)?,
     })
 }
 

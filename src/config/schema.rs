@@ -82,14 +82,16 @@ const SETTINGS: &[(&str, Use)] = &[
     ("gateway.controlUi.embedSandbox", Ignored),
     ("gateway.controlUi.allowExternalEmbedUrls", Ignored),
     ("gateway.controlUi.automaticallyFetchFavicons", Ignored),
+    ("gateway.tls.enabled", Served),
+    ("gateway.tls.autoGenerate", Served),
+    ("gateway.tls.certPath", Served),
+    ("gateway.tls.keyPath", Served),
     (
-        "gateway.tls.enabled",
-        RefusedIfTrue("set it to false and keep gateway.bind: \"loopback\""),
+        "gateway.tls.caPath",
+        Refused(
+            "put the whole chain into the file of gateway.tls.certPath; clients are not asked for certificates",
+        ),
     ),
-    ("gateway.tls.autoGenerate", Ignored),
-    ("gateway.tls.certPath", Ignored),
-    ("gateway.tls.keyPath", Ignored),
-    ("gateway.tls.caPath", Ignored),
     ("gateway.tailscale.mode", Served),
     ("gateway.tailscale.preserveFunnel", Ignored),
     ("gateway.nodes.commands.allow", Served),
@@ -109,7 +111,11 @@ const SETTINGS: &[(&str, Use)] = &[
         Refused("remove it and narrow callers with gateway.auth.localOperatorScopes"),
     ),
     ("gateway.tools", Ignored),
-    ("gateway.http", Ignored),
+    ("gateway.http.endpoints", Ignored),
+    (
+        "gateway.http.securityHeaders.strictTransportSecurity",
+        Served,
+    ),
     ("gateway.push", Ignored),
     ("gateway.reload", Ignored),
     ("gateway.terminal", Ignored),
@@ -338,7 +344,7 @@ mod tests {
         let warned = checked("{gateway:{reload:{mode:'off'}}}").unwrap();
         assert_eq!(warned[0].setting, "gateway.reload");
         for text in [
-            "{gateway:{tls:{enabled:true}}}",
+            "{gateway:{tls:{caPath:'/ca'}}}",
             "{gateway:{roles:{}}}",
             "{secrets:{egressProxy:{enabled:true}}}",
         ] {

@@ -171,7 +171,6 @@ fn exposure_is_refused_by_name_before_anything_is_bound() {
         ("bind:'auto'", "gateway.bind"),
         ("tailscale:{mode:'serve'}", "gateway.tailscale.mode"),
         ("tailscale:{mode:'funnel'}", "gateway.tailscale.mode"),
-        ("tls:{enabled:true}", "gateway.tls.enabled"),
         (
             "bind:'lan',controlUi:{dangerouslyDisableDeviceAuth:true}",
             "dangerouslyDisableDeviceAuth",

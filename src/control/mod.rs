@@ -20,6 +20,7 @@ use crate::agent::Agent;
 use crate::auth::permission::{self, Access};
 use crate::auth::scope::{Role, Scope};
 use crate::hub::{Caller, Hub};
+use crate::net::tls::ServerTls;
 use crate::rpc::types::connect::{Features, SessionDefaults, Snapshot};
 use crate::rpc::{ErrorShape, Method, Request, encode};
 
@@ -57,6 +58,8 @@ pub struct Control {
     pub hub: Arc<Hub>,
     pub agent: Agent,
     pub settings: Settings,
+    /// Of the main listener.
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 /// The answer to a request: a response frame.

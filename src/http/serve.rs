@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -18,6 +19,7 @@ use crate::base::{Refusal, limits};
 use crate::control::Control;
 use crate::ingress::{self, Attributed, IngressRefusal, ListenerClass, Peer};
 use crate::net::WsIo;
+use crate::net::tls::ServerTls;
 use crate::session::{self, Door, PreauthGate, PreauthPermit};
 use crate::ws;
 
@@ -30,12 +32,15 @@ pub struct Front {
     pub preauth_admin: PreauthGate,
     /// Whether the chat page is served.
     pub serve_page: bool,
+    /// `Strict-Transport-Security`, for answers over TLS (RFC 6797 §7.2 forbids it in the clear).
+    pub hsts: Option<HeaderValue>,
     ready: AtomicBool,
 }
 
 /// A listening socket with its class of trust.
 pub enum Listener {
-    Tcp(TcpListener, ListenerClass),
+    /// Over TLS, or in the clear.
+    Tcp(TcpListener, ListenerClass, Option<Arc<ServerTls>>),
     Admin(UnixListener),
 }
 
@@ -47,6 +52,7 @@ impl Front {
             preauth: PreauthGate::default(),
             preauth_admin: PreauthGate::default(),
             serve_page,
+            hsts: None,
             ready: AtomicBool::new(false),
         }
     }
@@ -68,13 +74,14 @@ pub struct Arrival {
     pub peer: Peer,
     /// Our end of the socket.
     pub local: Option<SocketAddr>,
+    pub tls: bool,
 }
 
 /// Accepts connections for as long as the task lives.
 pub async fn accept(listener: Listener, front: Arc<Front>) {
     loop {
         let accepted = match &listener {
-            Listener::Tcp(tcp, class) => accept_tcp(tcp, *class, &front).await,
+            Listener::Tcp(tcp, class, tls) => accept_tcp(tcp, *class, tls.as_ref(), &front).await,
             Listener::Admin(unix) => accept_admin(unix, &front).await,
         };
         if let Err(error) = accepted {
@@ -88,6 +95,7 @@ pub async fn accept(listener: Listener, front: Arc<Front>) {
 async fn accept_tcp(
     listener: &TcpListener,
     class: ListenerClass,
+    tls: Option<&Arc<ServerTls>>,
     front: &Arc<Front>,
 ) -> std::io::Result<()> {
     let (stream, address) = listener.accept().await?;
@@ -96,17 +104,31 @@ async fn accept_tcp(
         class,
         peer: Peer::Tcp(address),
         local: stream.local_addr().ok(),
+        tls: tls.is_some(),
     };
     let client: IpAddr = address.ip().to_canonical();
-    match front.preauth.enter(Some(client)) {
-        Some(place) => drop(tokio::spawn(serve(
-            stream,
-            arrival,
-            place,
-            Arc::clone(front),
-        ))),
+    let Some(place) = front.preauth.enter(Some(client)) else {
         // Dropping the stream closes it: a client at its limit costs us nothing more.
-        None => tracing::warn!(%client, "too many connections before authentication"),
+        tracing::warn!(%client, "too many connections before authentication");
+        return Ok(());
+    };
+    let front = Arc::clone(front);
+    match tls {
+        None => drop(tokio::spawn(serve(stream, arrival, place, front))),
+        Some(tls) => {
+            let tls = Arc::clone(tls);
+            tokio::spawn(async move {
+                let eviction = place.eviction();
+                tokio::select! {
+                    shaken = tls.accept(stream) => match shaken {
+                        Ok(stream) => serve(stream, arrival, place, front).await,
+                        // Plain HTTP ends here, too: whoever asks for it gets no answer in the clear.
+                        Err(error) => tracing::info!(%client, %error, "no TLS handshake"),
+                    },
+                    () = eviction.happened() => tracing::debug!("a newer connection took the place of this one"),
+                }
+            });
+        }
     }
     Ok(())
 }
@@ -118,6 +140,7 @@ async fn accept_admin(listener: &UnixListener, front: &Arc<Front>) -> std::io::R
         class: ListenerClass::Admin,
         peer: Peer::Unix { uid },
         local: None,
+        tls: false,
     };
     if let Some(place) = front.preauth_admin.enter(None) {
         drop(tokio::spawn(serve(
@@ -140,7 +163,14 @@ where
     let place = Arc::new(std::sync::Mutex::new(Some(place)));
     let service = service_fn(move |request: Request<Incoming>| {
         let (front, place) = (Arc::clone(&front), Arc::clone(&place));
-        async move { Ok::<_, Infallible>(answer::<S>(request, arrival, &front, &place)) }
+        async move {
+            let mut response = answer::<S>(request, arrival, &front, &place);
+            if let Some(hsts) = front.hsts.as_ref().filter(|_| arrival.tls) {
+                let name = hyper::header::STRICT_TRANSPORT_SECURITY;
+                response.headers_mut().insert(name, hsts.clone());
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = upgrade::server()
         .serve_connection(TokioIo::new(stream), service)
@@ -243,7 +273,7 @@ fn attribute(
         listener: arrival.class,
         peer: arrival.peer,
         local: arrival.local,
-        tls: false,
+        tls: arrival.tls,
         headers: &headers,
         own_addresses: None,
     };

@@ -1,12 +1,19 @@
-//! Sockets: who listens where, and one driver between a socket and the WebSocket codec.
+//! Sockets: who listens where, TLS on them, and one driver between a socket and the WebSocket codec.
 //!
-//! In: addresses, and the bytes of peers. Out: accepted sockets, and the events of [`ws_io`].
-//! Attacker controls: what peers send and how fast they read. Bounds: `ws::Limits`.
-//! Errors: [`BindError`], [`WsIoError`].
+//! In: addresses, certificates, and the bytes of peers. Out: accepted sockets, and the events of [`ws_io`].
+//! Attacker controls: what peers send and how fast they read. Bounds: `ws::Limits`, `limits::HANDSHAKE_TIMEOUT`.
+//! Errors: [`BindError`], [`TlsError`](tls::TlsError), [`WsIoError`].
 
 pub mod bind;
+pub mod fingerprint;
 pub mod port_owner;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls_absent.rs"]
+pub mod tls;
 pub mod ws_io;
 
 pub use bind::BindError;
+pub use fingerprint::Fingerprint;
 pub use ws_io::{WsIo, WsIoError};

@@ -28,3 +28,5 @@ mod secrets;
     reason = "modules are added on several branches, each using its part"
 )]
 mod support;
+#[cfg(feature = "tls")]
+mod tls;

@@ -17,13 +17,14 @@ use crate::auth::admission;
 use crate::auth::rate_limit::LimiterSettings;
 use crate::auth::scope::Scope;
 use crate::base::{DeviceId, limits};
-use crate::config::ConfigError;
+use crate::config::{self, ConfigError};
 use crate::control::{self, Control};
 use crate::exec::policy::Mode;
 use crate::http::{self, Front, Listener};
 use crate::hub::{self, Audience, Hub};
 use crate::ingress::{self, ListenerClass};
 use crate::machine;
+use crate::net::tls::{ServerTls, TlsError};
 use crate::net::{BindError, bind};
 use crate::nodes::CommandPolicy;
 use crate::session::{Door, Rules, WhoisSource};
@@ -49,6 +50,7 @@ pub struct GatewaySettings {
     pub exec_mode: Mode,
     /// Whether the chat page is served at `/`.
     pub serve_page: bool,
+    pub tls: config::Tls,
     pub exec_timeout: Duration,
     pub turn_timeout: Duration,
 }
@@ -60,6 +62,7 @@ pub struct Gateway {
     pub hub: Arc<Hub>,
     front: Arc<Front>,
     secrets: Arc<Secrets>,
+    pub tls: Option<Arc<ServerTls>>,
     agent: Agent,
     audit: Arc<AuditLog>,
     tasks: JoinSet<()>,
@@ -73,6 +76,7 @@ pub enum StartError {
     Hub(hub::Fault),
     Bind(BindError),
     Secret(ConfigError),
+    Tls(TlsError),
 }
 
 impl fmt::Display for StartError {
@@ -83,6 +87,7 @@ impl fmt::Display for StartError {
             Self::Hub(fault) => fault.fmt(f),
             Self::Bind(error) => error.fmt(f),
             Self::Secret(error) => error.fmt(f),
+            Self::Tls(error) => error.fmt(f),
         }
     }
 }
@@ -93,6 +98,8 @@ impl std::error::Error for StartError {}
 pub struct Parts {
     pub front: Arc<Front>,
     pub hub: Arc<Hub>,
+    /// For the main listener.
+    pub tls: Option<Arc<ServerTls>>,
     agent: Agent,
     audit: Arc<AuditLog>,
 }
@@ -101,6 +108,9 @@ impl Parts {
     /// Opens the state and joins the parts. Nothing listens yet.
     pub fn open(settings: GatewaySettings) -> Result<Self, StartError> {
         let store = Arc::new(Store::open(&settings.state_dir).map_err(StartError::Store)?);
+        // The store has made the state directory private, in which a certificate may have to be made.
+        let tls = settings.tls.source.map(ServerTls::open).transpose();
+        let tls = tls.map_err(StartError::Tls)?.map(Arc::new);
         let audit_dir = settings.state_dir.join("audit");
         let audit_settings = audit::Settings {
             sync_always: settings.audit_sync_always,
@@ -128,6 +138,7 @@ impl Parts {
                 state_dir: Some(settings.state_dir.display().to_string()),
                 auth_mode: settings.secrets.mode_name(),
             },
+            tls: tls.clone(),
         });
         let door = Arc::new(Door::new(
             Rules {
@@ -139,10 +150,12 @@ impl Parts {
             settings.whois,
             settings.limiter,
         ));
-        let front = Arc::new(Front::new(door, control, settings.serve_page));
+        let mut front = Front::new(door, control, settings.serve_page);
+        front.hsts = settings.tls.hsts.and_then(|value| value.parse().ok());
         Ok(Self {
-            front,
+            front: Arc::new(front),
             hub,
+            tls,
             agent,
             audit,
         })
@@ -157,6 +170,7 @@ impl Gateway {
         let Parts {
             front,
             hub,
+            tls,
             agent,
             audit,
         } = Parts::open(settings)?;
@@ -171,7 +185,7 @@ impl Gateway {
         let mut tasks = JoinSet::new();
         for listener in listeners {
             tasks.spawn(http::accept(
-                Listener::Tcp(listener, ListenerClass::Main),
+                Listener::Tcp(listener, ListenerClass::Main, tls.clone()),
                 Arc::clone(&front),
             ));
         }
@@ -183,6 +197,7 @@ impl Gateway {
             hub,
             front,
             secrets,
+            tls,
             agent,
             audit,
             tasks,

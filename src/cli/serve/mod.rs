@@ -45,6 +45,12 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
             gateway.port,
             gateway.admin_socket.display()
         ));
+        if let Some(tls) = &gateway.tls {
+            output::note(&format!(
+                "TLS only; certificate fingerprint sha256:{}",
+                tls.fingerprint()
+            ));
+        }
         let settled = tokio::select! {
             settled = gateway.settle() => settled.map(|()| None),
             reason = stop_signal() => Ok(Some(reason)),
@@ -110,7 +116,8 @@ pub(super) fn not_started(error: &StartError) -> Failure {
         StartError::Store(_)
         | StartError::Audit(_)
         | StartError::Hub(_)
-        | StartError::Secret(_) => Exit::Config,
+        | StartError::Secret(_)
+        | StartError::Tls(_) => Exit::Config,
     };
     Failure::new(exit, error.to_string())
 }
@@ -162,6 +169,7 @@ fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewayS
         commands: policy(&gateway.nodes.commands),
         per_node: per_node(&gateway.nodes.entries)?,
         serve_page: gateway.control_ui.enabled,
+        tls: gateway.tls.clone(),
         exec_mode: match settings.exec.mode {
             ExecMode::Deny => Mode::Deny,
             ExecMode::Allowlist => Mode::Allowlist,

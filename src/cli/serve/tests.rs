@@ -59,6 +59,7 @@ fn gateway(whois: Option<Arc<dyn WhoisSource>>) -> (Parts, TempDir) {
         per_node: Vec::new(),
         exec_mode: policy::Mode::Ask,
         serve_page: true,
+        tls: crate::config::Tls::default(),
         exec_timeout: PATIENCE,
         turn_timeout: PATIENCE,
     });
@@ -76,6 +77,7 @@ async fn upgraded(
         class,
         peer: Peer::Tcp("127.0.0.1:50000".parse::<SocketAddr>().unwrap()),
         local: None,
+        tls: false,
     };
     let place = parts.front.preauth.enter(None).unwrap();
     tokio::spawn(http::serve(ours, arrival, place, Arc::clone(&parts.front)));

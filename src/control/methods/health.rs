@@ -54,6 +54,11 @@ pub(in super::super) fn health(control: &Control, caller: &Caller) -> Health {
             })
             .collect(),
         duration_ms: u64::try_from(started.elapsed().as_millis()).ok(),
+        // For nodes, too: what a client may pin is no secret to one that got in.
+        tls_fingerprint: control
+            .tls
+            .as_ref()
+            .map(|tls| tls.fingerprint().to_string()),
     }
 }
 

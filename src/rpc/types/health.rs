@@ -49,6 +49,9 @@ pub struct Health {
     pub agents: Option<Vec<HealthAgent>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<HealthSessions>,
+    /// Ours alone: the SHA-256 of the certificate that the main listener shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_fingerprint: Option<String>,
     /// Not in the reference. What an operator must attend to; absent if nothing is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<HealthAlarm>,

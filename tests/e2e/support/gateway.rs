@@ -260,6 +260,9 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        // A peer that speaks plain HTTP cannot ask a TLS listener; there the program's own word counts.
+        let config = fs::read_to_string(home.join("state/openclaw.json")).unwrap_or_default();
+        let tls = config.contains("tls:");
         let stderr = Arc::new(Mutex::new(String::new()));
         let (tell, lines) = channel();
         let pipe = child.stderr.take().unwrap();
@@ -282,7 +285,10 @@ impl Running {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match running.lines.recv_timeout(left) {
-                Ok(()) if is_ready(port) && running.child.try_wait().unwrap().is_none() => {
+                Ok(()) if tls && running.stderr().lines().any(|line| line.ends_with("ready")) => {
+                    return Ok(running);
+                }
+                Ok(()) if !tls && is_ready(port) && running.child.try_wait().unwrap().is_none() => {
                     return Ok(running);
                 }
                 Ok(()) => {}
