@@ -78,6 +78,13 @@ pub fn required(method: Method) -> Access {
         | Method::NodePluginToolsUpdate => Access::Node,
         Method::NodeRunnerInventoryUpdate => Access::ApprovedNode,
 
+        // Who asks and who decides both need it: asking shows commands to every operator (X10).
+        Method::ExecApprovalRequest
+        | Method::ExecApprovalGet
+        | Method::ExecApprovalList
+        | Method::ExecApprovalWaitDecision
+        | Method::ExecApprovalResolve => Access::Operator(Need::Scope(Scope::Approvals)),
+
         Method::ChatStartup | Method::ChatMetadata | Method::ChatHistory => READ,
         Method::ChatSend | Method::ChatAbort | Method::Agent | Method::AgentWait => WRITE,
         Method::AgentIdentityGet

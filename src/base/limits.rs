@@ -170,6 +170,12 @@ pub const EXEC_ENV_BYTES_MAX: usize = 32 * KIB;
 pub const EXEC_WHICH_NAMES_MAX: usize = 64;
 /// The largest program or script whose content an approval can be bound to, in bytes.
 pub const EXEC_OPERAND_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Approvals that are kept, whether they wait, are decided or are over. What is over gives way first.
+pub const APPROVALS_MAX: usize = 256;
+/// How long a request for an approval waits when the caller names no time, in milliseconds (five minutes).
+pub const APPROVAL_TTL_MS_DEFAULT: u64 = 300_000;
+/// The longest that it may wait, in milliseconds (half an hour, the reference's default).
+pub const APPROVAL_TTL_MS_MAX: u64 = 1_800_000;
 /// How long to wait before accepting again when a socket could not be had.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// How long a sign-in link works (B1).

@@ -60,6 +60,9 @@ pub fn error_of(refused: &Refused) -> ErrorShape {
         Refused::ApprovalRequired { run_id: Some(run) } => {
             details.insert("runId".to_owned(), run.as_str().into());
         }
+        Refused::Decision(_) => {
+            details.insert("remediation".to_owned(), refused.remedy().into());
+        }
         _ => {}
     }
     if let Some((code, message)) = refused.node_error() {

@@ -35,6 +35,8 @@ const EVENTS: &[&str] = &[
     "device.pair.changed",
     "device.pair.requested",
     "device.pair.resolved",
+    "exec.approval.requested",
+    "exec.approval.resolved",
     "node.invoke.cancel",
     "node.invoke.request",
     "node.pair.requested",

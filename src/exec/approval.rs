@@ -1,15 +1,20 @@
-//! One approval: for whom, on which node, for exactly what, until when, once.
+//! Approvals: for whom, on which node, for exactly what, until when, once.
 //!
-//! In: an approval that the Gateway keeps, and a request that leans on it. Out: the decision to put on the wire, once, or
-//! why not. Attacker controls: the request. Bounds: two SHA-256 per check. Errors: `ApprovalError`, in the reference's
-//! sentences.
+//! In: requests for an approval, decisions, and requests that lean on one. Out: whether a decision counts, and the plan
+//! that may be put on the wire, once. Attacker controls: ids, decisions, and what leans on an approval.
+//! Bounds: `APPROVALS_MAX` records. Errors: `DecideError`, `ApprovalError`, in the reference's sentences.
+//!
+//! requested -> decided (allow-once | allow-always | deny) -> used, once; or ended: expired, cancelled.
 
+use std::collections::VecDeque;
 use std::fmt;
 
-use ring::digest::{Context, SHA256};
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
 
-use crate::base::{ConnId, DeviceId};
+use crate::base::{ConnId, DeviceId, limits::APPROVALS_MAX};
 use crate::exec::env::Overrides;
+use crate::exec::plan::{Plan, Prepared};
 
 /// What an operator said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,13 +25,19 @@ pub enum Decision {
 }
 
 impl Decision {
+    /// Only the exact words mean something; whoever reads another denies (X11).
+    pub fn known(word: &str) -> Option<Self> {
+        match word {
+            "allow-once" => Some(Self::AllowOnce),
+            "allow-always" => Some(Self::AllowAlways),
+            "deny" => Some(Self::Deny),
+            _ => None,
+        }
+    }
+
     /// Anything but the two exact words of consent is a denial (X11).
     pub fn parse(word: &str) -> Self {
-        match word {
-            "allow-once" => Self::AllowOnce,
-            "allow-always" => Self::AllowAlways,
-            _ => Self::Deny,
-        }
+        Self::known(word).unwrap_or(Self::Deny)
     }
 
     pub fn as_str(self) -> &'static str {
@@ -52,91 +63,143 @@ pub enum Caller {
     Turn(String),
 }
 
-/// Digests of what an approval is for. The environment has one of its own because the reference tells the two apart.
+/// Digests of what an approval is for: the whole plan (argv, cwd, agent, session, the file's hash, the node's policy), and
+/// the environment apart, because the reference tells the two apart.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Binding {
-    request: [u8; 32],
-    env: [u8; 32],
-}
-
-/// The parts of a request that an approval is for.
-#[derive(Clone, Copy, Debug)]
-pub struct Bound<'a> {
-    pub argv: &'a [String],
-    pub cwd: Option<&'a str>,
-    pub env: &'a Overrides,
-    pub agent_id: Option<&'a str>,
-    pub session_key: Option<&'a str>,
+    pub plan: [u8; 32],
+    pub env: [u8; 32],
 }
 
 impl Binding {
-    pub fn of(bound: &Bound<'_>) -> Self {
-        let mut request = Fields::new();
-        request.count(bound.argv.len());
-        for arg in bound.argv {
-            request.field(Some(arg));
-        }
-        request.field(bound.cwd);
-        request.field(bound.agent_id);
-        request.field(bound.session_key);
-        let mut env = Fields::new();
-        for (name, value) in bound.env {
-            env.field(Some(name));
-            env.field(Some(value));
-        }
+    pub fn of(plan: &Plan, env: &Overrides) -> Self {
         Self {
-            request: request.finish(),
-            env: env.finish(),
-        }
-    }
-}
-
-/// SHA-256 over fields that each say their length, so that no two lists of fields are the same bytes.
-struct Fields(Context);
-
-impl Fields {
-    fn new() -> Self {
-        Self(Context::new(&SHA256))
-    }
-
-    fn count(&mut self, count: usize) {
-        self.0.update(&(count as u64).to_be_bytes());
-    }
-
-    fn field(&mut self, field: Option<&str>) {
-        match field {
-            None => self.0.update(&[0]),
-            Some(text) => {
-                self.0.update(&[1]);
-                self.count(text.len());
-                self.0.update(text.as_bytes());
-            }
+            plan: digest_of(plan),
+            env: digest_of(env),
         }
     }
 
-    fn finish(self) -> [u8; 32] {
-        let mut out = [0; 32];
-        out.copy_from_slice(self.0.finish().as_ref());
-        out
+    /// Both in one, for people and for the record.
+    pub fn sha256(&self) -> [u8; 32] {
+        digest_of(&(self.plan, self.env))
     }
 }
 
-/// A decision that may be used once. The Gateway puts control fields on the wire from this record alone.
+/// JSON says where each string ends, so no two values are the same bytes.
+fn digest_of(value: &impl Serialize) -> [u8; 32] {
+    let json = serde_json::to_vec(value).expect("strings and numbers are representable as JSON");
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, &json).as_ref());
+    out
+}
+
+/// What somebody wants to run.
 #[derive(Clone, Debug)]
-pub struct Approval {
-    pub run_id: String,
+pub struct Wanted {
+    pub id: String,
     pub caller: Caller,
     pub node: DeviceId,
-    pub binding: Binding,
-    pub decision: Decision,
+    pub prepared: Prepared,
+    pub env: Overrides,
+    /// Whether the node could keep a rule for it; only then may the answer be `allow-always`.
+    pub may_always: bool,
+    pub created_at_ms: u64,
     pub expires_at_ms: u64,
-    pub used: bool,
+}
+
+/// Why an approval ended without being used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Ended {
+    Expired,
+    /// The turn or the connection that asked is over.
+    Cancelled,
+}
+
+impl Ended {
+    /// The reference's `terminalReason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "timeout",
+            Self::Cancelled => "run-aborted",
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    Pending,
+    Decided(Decision),
+    /// The decision was carried out.
+    Used(Decision),
+    Ended(Ended),
+}
+
+/// One approval, from its request to its end. The Gateway puts control fields on the wire from this record alone.
+#[derive(Clone, Debug)]
+pub struct Approval {
+    pub wanted: Wanted,
+    pub binding: Binding,
+    pub state: State,
+}
+
+impl Approval {
+    pub fn new(wanted: Wanted) -> Self {
+        Self {
+            binding: Binding::of(&wanted.prepared.plan, &wanted.env),
+            wanted,
+            state: State::Pending,
+        }
+    }
+
+    /// What may be answered, in the reference's order.
+    pub fn allowed_decisions(&self) -> &'static [&'static str] {
+        if self.wanted.may_always {
+            &["allow-once", "allow-always", "deny"]
+        } else {
+            &["allow-once", "deny"]
+        }
+    }
+
+    fn is_pending(&self, now_ms: u64) -> bool {
+        self.state == State::Pending && now_ms < self.wanted.expires_at_ms
+    }
+
+    /// Whether it can still lead to an execution.
+    fn is_live(&self, now_ms: u64) -> bool {
+        let open = match self.state {
+            State::Pending => true,
+            State::Decided(decision) => decision.allows(),
+            State::Used(_) | State::Ended(_) => false,
+        };
+        open && now_ms < self.wanted.expires_at_ms
+    }
+
+    /// Whether the approval covers what leans on it; changes nothing.
+    pub fn check(&self, used: &Use<'_>) -> Result<Decision, ApprovalError> {
+        let decision = match self.state {
+            State::Decided(decision) if self.is_live(used.now_ms) => decision,
+            _ => return Err(ApprovalError::Required),
+        };
+        // Whose it is comes first: a stranger learns nothing about what was approved.
+        if self.wanted.caller != *used.caller {
+            return Err(ApprovalError::WrongCaller);
+        }
+        if self.wanted.node != *used.node {
+            return Err(ApprovalError::WrongNode);
+        }
+        if self.binding.plan != used.binding.plan {
+            return Err(ApprovalError::WrongRequest);
+        }
+        if self.binding.env != used.binding.env {
+            return Err(ApprovalError::WrongEnv);
+        }
+        Ok(decision)
+    }
 }
 
 /// A request that leans on an approval.
 #[derive(Clone, Debug)]
 pub struct Use<'a> {
-    pub run_id: &'a str,
     pub caller: &'a Caller,
     pub node: &'a DeviceId,
     pub binding: &'a Binding,
@@ -144,14 +207,26 @@ pub struct Use<'a> {
 }
 
 /// Why an approval does not cover a request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ApprovalError {
-    /// There is none: not this id, denied, used or expired. The reference answers them alike.
+    /// There is none: not this id, not decided, denied, used or expired. The reference answers them alike.
     Required,
     WrongRequest,
     WrongNode,
     WrongCaller,
     WrongEnv,
+}
+
+impl ApprovalError {
+    pub fn detail_code(self) -> &'static str {
+        match self {
+            Self::Required => "APPROVAL_REQUIRED",
+            Self::WrongRequest => "APPROVAL_REQUEST_MISMATCH",
+            Self::WrongNode => "APPROVAL_NODE_MISMATCH",
+            Self::WrongCaller => "APPROVAL_CLIENT_MISMATCH",
+            Self::WrongEnv => "APPROVAL_ENV_MISMATCH",
+        }
+    }
 }
 
 impl fmt::Display for ApprovalError {
@@ -166,37 +241,165 @@ impl fmt::Display for ApprovalError {
     }
 }
 
-impl Approval {
-    /// Whether the approval covers the request; changes nothing.
-    pub fn check(&self, request: &Use<'_>) -> Result<Decision, ApprovalError> {
-        let live = !self.used
-            && self.decision.allows()
-            && request.now_ms < self.expires_at_ms
-            && self.run_id == request.run_id;
-        if !live {
-            return Err(ApprovalError::Required);
+/// Why nobody allowed what was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Unapproved {
+    /// Nobody who could decide is connected, so nobody was asked (decision 25).
+    NoApprover,
+    Denied,
+    Ended(Ended),
+}
+
+impl fmt::Display for Unapproved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoApprover => "approval required: nobody who could approve is connected",
+            Self::Denied => "approval denied by an operator",
+            Self::Ended(Ended::Expired) => "approval required: nobody decided in time",
+            Self::Ended(Ended::Cancelled) => "approval required: the request was withdrawn",
+        })
+    }
+}
+
+/// Why a request or a decision is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DecideError {
+    /// No such id, or expired, or cancelled, or lost with a restart.
+    NotFound,
+    AlreadyResolved,
+    AlwaysUnavailable,
+    /// The id that the caller chose is taken.
+    IdTaken,
+    /// A word that is no decision. It has denied (X11).
+    Unknown,
+    Full {
+        limit: usize,
+    },
+}
+
+impl DecideError {
+    /// The reference's `details.reason`.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::NotFound => Some("APPROVAL_NOT_FOUND"),
+            Self::AlreadyResolved => Some("APPROVAL_ALREADY_RESOLVED"),
+            Self::AlwaysUnavailable => Some("APPROVAL_ALLOW_ALWAYS_UNAVAILABLE"),
+            Self::IdTaken | Self::Unknown | Self::Full { .. } => None,
         }
-        // Whose it is comes first: a stranger learns nothing about what was approved.
-        if self.caller != *request.caller {
-            return Err(ApprovalError::WrongCaller);
+    }
+}
+
+impl fmt::Display for DecideError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("unknown or expired approval id"),
+            Self::AlreadyResolved => f.write_str("approval already resolved"),
+            Self::AlwaysUnavailable => f.write_str("allow-always is unavailable for this request"),
+            Self::IdTaken => f.write_str("approval id already pending"),
+            Self::Unknown => f.write_str("invalid decision"),
+            Self::Full { limit } => write!(f, "{limit} approvals are open already"),
         }
-        if self.node != *request.node {
-            return Err(ApprovalError::WrongNode);
+    }
+}
+
+/// All approvals that can still be decided or used, and the latest of those that cannot. Lost with the process: what
+/// nobody decided before a restart is asked again.
+#[derive(Default)]
+pub struct Approvals(VecDeque<Approval>);
+
+impl Approvals {
+    /// Whether this one could be entered now.
+    pub fn has_room(&self, id: &str, now_ms: u64) -> Result<(), DecideError> {
+        if self.get(id).is_some() {
+            return Err(DecideError::IdTaken);
         }
-        if self.binding.request != request.binding.request {
-            return Err(ApprovalError::WrongRequest);
+        if self.0.len() < APPROVALS_MAX || self.0.iter().any(|it| !it.is_live(now_ms)) {
+            return Ok(());
         }
-        if self.binding.env != request.binding.env {
-            return Err(ApprovalError::WrongEnv);
-        }
-        Ok(self.decision)
+        Err(DecideError::Full {
+            limit: APPROVALS_MAX,
+        })
     }
 
-    /// Checks and uses up the approval. A request that it does not cover leaves it as it was: otherwise anybody could
+    /// Enters a new one; the oldest that is over gives way. Full and nothing over: it is not entered.
+    pub fn open(&mut self, approval: Approval, now_ms: u64) {
+        if self.0.len() >= APPROVALS_MAX {
+            match self.0.iter().position(|it| !it.is_live(now_ms)) {
+                Some(over) => self.0.remove(over),
+                None => return,
+            };
+        }
+        self.0.push_back(approval);
+    }
+
+    pub fn get(&self, id: &str) -> Option<&Approval> {
+        self.0.iter().find(|it| it.wanted.id == id)
+    }
+
+    fn get_mut(&mut self, id: &str) -> Option<&mut Approval> {
+        self.0.iter_mut().find(|it| it.wanted.id == id)
+    }
+
+    /// Those that wait for a decision, oldest first.
+    pub fn pending(&self, now_ms: u64) -> impl Iterator<Item = &Approval> {
+        self.0.iter().filter(move |it| it.is_pending(now_ms))
+    }
+
+    /// Those of one caller that can still lead to an execution.
+    pub fn live_of<'a>(&'a self, caller: &'a Caller, now_ms: u64) -> impl Iterator<Item = &'a str> {
+        self.0
+            .iter()
+            .filter(move |it| it.wanted.caller == *caller && it.is_live(now_ms))
+            .map(|it| it.wanted.id.as_str())
+    }
+
+    /// Whether a decision would count, and whether it is the first; the same one again is no error.
+    pub fn check_decision(
+        &self,
+        id: &str,
+        decision: Decision,
+        now_ms: u64,
+    ) -> Result<bool, DecideError> {
+        let approval = self.get(id).ok_or(DecideError::NotFound)?;
+        match approval.state {
+            State::Pending if now_ms >= approval.wanted.expires_at_ms => Err(DecideError::NotFound),
+            State::Pending if decision == Decision::AllowAlways && !approval.wanted.may_always => {
+                Err(DecideError::AlwaysUnavailable)
+            }
+            State::Pending => Ok(true),
+            State::Decided(said) | State::Used(said) if said == decision => Ok(false),
+            State::Decided(_) | State::Used(_) => Err(DecideError::AlreadyResolved),
+            State::Ended(_) => Err(DecideError::NotFound),
+        }
+    }
+
+    /// Enters a decision that `check_decision` let pass.
+    pub fn decide(&mut self, id: &str, decision: Decision) {
+        if let Some(approval) = self.get_mut(id).filter(|it| it.state == State::Pending) {
+            approval.state = State::Decided(decision);
+        }
+    }
+
+    /// Ends one that is not used. `None` if there is nothing to end.
+    pub fn end(&mut self, id: &str, ended: Ended) -> Option<&Approval> {
+        let approval = self.get_mut(id)?;
+        let open = match approval.state {
+            State::Pending => true,
+            State::Decided(decision) => decision.allows(),
+            State::Used(_) | State::Ended(_) => false,
+        };
+        if open {
+            approval.state = State::Ended(ended);
+        }
+        open.then_some(approval)
+    }
+
+    /// Checks and uses up an approval. A request that it does not cover leaves it as it was: otherwise anybody could
     /// burn it by guessing its id.
-    pub fn redeem(&mut self, request: &Use<'_>) -> Result<Decision, ApprovalError> {
-        let decision = self.check(request)?;
-        self.used = true;
+    pub fn redeem(&mut self, id: &str, used: &Use<'_>) -> Result<Decision, ApprovalError> {
+        let approval = self.get_mut(id).ok_or(ApprovalError::Required)?;
+        let decision = approval.check(used)?;
+        approval.state = State::Used(decision);
         Ok(decision)
     }
 }
@@ -204,109 +407,184 @@ impl Approval {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::limits::EXEC_ARGV_BYTES_MAX;
 
     fn device(digit: u8) -> DeviceId {
         DeviceId::from_digest([digit; 32])
     }
 
-    fn argv(args: &[&str]) -> Vec<String> {
-        args.iter().map(|arg| (*arg).to_owned()).collect()
+    fn prepared(argv: &[&str], cwd: &str, agent: Option<&str>) -> Prepared {
+        let plan = serde_json::json!({"plan": {
+            "argv": argv, "cwd": cwd, "commandText": "t", "agentId": agent, "sessionKey": null,
+        }});
+        Prepared::parse(&plan.to_string()).unwrap()
     }
 
-    fn binding(args: &[&str], env: &[(&str, &str)]) -> Binding {
-        let env = env
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
-        Binding::of(&Bound {
-            argv: &argv(args),
-            cwd: Some("/w"),
-            env: &env,
-            agent_id: Some("main"),
-            session_key: None,
-        })
+    fn env(pairs: &[(&str, &str)]) -> Overrides {
+        let own = |text: &str| text.to_owned();
+        pairs.iter().map(|(k, v)| (own(k), own(v))).collect()
     }
 
-    fn approval() -> Approval {
-        Approval {
-            run_id: "r1".into(),
+    fn wanted(id: &str) -> Wanted {
+        Wanted {
+            id: id.to_owned(),
             caller: Caller::Device(device(1)),
             node: device(2),
-            binding: binding(&["ls", " x"], &[]),
-            decision: Decision::AllowOnce,
+            prepared: prepared(&["ls", " x"], "/w", Some("main")),
+            env: Overrides::new(),
+            may_always: false,
+            created_at_ms: 0,
             expires_at_ms: 1000,
-            used: false,
         }
     }
 
+    fn table() -> Approvals {
+        let mut table = Approvals::default();
+        table.open(Approval::new(wanted("r1")), 0);
+        table
+    }
+
+    fn allowed() -> Approvals {
+        let mut table = table();
+        assert_eq!(table.check_decision("r1", Decision::AllowOnce, 1), Ok(true));
+        table.decide("r1", Decision::AllowOnce);
+        table
+    }
+
+    fn binding(argv: &[&str], variables: &[(&str, &str)]) -> Binding {
+        Binding::of(&prepared(argv, "/w", Some("main")).plan, &env(variables))
+    }
+
     fn attempt(
+        table: &mut Approvals,
         binding: &Binding,
-        caller: u8,
-        node: u8,
-        run_id: &str,
-        now_ms: u64,
+        (caller, node, id, now_ms): (u8, u8, &str, u64),
     ) -> Result<Decision, ApprovalError> {
-        approval().redeem(&Use {
-            run_id,
+        let used = Use {
             caller: &Caller::Device(device(caller)),
             node: &device(node),
             binding,
             now_ms,
-        })
+        };
+        table.redeem(id, &used)
     }
 
     #[test]
     fn x1_exact_request_node_and_caller() {
         let same = binding(&["ls", " x"], &[]);
-        assert_eq!(attempt(&same, 1, 2, "r1", 999), Ok(Decision::AllowOnce));
+        let tried = |binding: &Binding, with| attempt(&mut allowed(), binding, with);
+        assert_eq!(tried(&same, (1, 2, "r1", 999)), Ok(Decision::AllowOnce));
+        let wrong = |result: Result<Decision, ApprovalError>| result.unwrap_err();
+        let other = binding(&["ls", "x"], &[]);
         assert_eq!(
-            attempt(&binding(&["ls", "x"], &[]), 1, 2, "r1", 0),
-            Err(ApprovalError::WrongRequest)
+            wrong(tried(&other, (1, 2, "r1", 0))),
+            ApprovalError::WrongRequest
         );
-        assert_eq!(attempt(&same, 1, 3, "r1", 0), Err(ApprovalError::WrongNode));
         assert_eq!(
-            attempt(&same, 9, 2, "r1", 0),
-            Err(ApprovalError::WrongCaller)
+            wrong(tried(&same, (1, 3, "r1", 0))),
+            ApprovalError::WrongNode
         );
-        assert_eq!(attempt(&same, 1, 2, "r2", 0), Err(ApprovalError::Required));
+        assert_eq!(
+            wrong(tried(&same, (9, 2, "r1", 0))),
+            ApprovalError::WrongCaller
+        );
+        assert_eq!(
+            wrong(tried(&same, (1, 2, "r2", 0))),
+            ApprovalError::Required
+        );
         let one_connection = |n| Caller::Connection(ConnId::from_random([n; 16]));
         assert_ne!(one_connection(1), one_connection(2));
     }
 
     #[test]
+    fn every_part_of_a_plan_is_bound() {
+        let of = |text: &str| {
+            let prepared = Prepared::parse(&format!("{{\"plan\":{text}}}")).unwrap();
+            Binding::of(&prepared.plan, &Overrides::new())
+        };
+        let plan = r#"{"argv":["a","b"],"cwd":"/w","commandText":"t","agentId":"m","sessionKey":"s","mutableFileOperand":{"argvIndex":0,"path":"/a","sha256":"00"},"policySnapshot":{"security":"full","ask":"off","askFallback":"deny","allowlistRules":[]}}"#;
+        for (part, other) in [
+            (r#""b""#, r#""c""#),
+            (r#"["a","b"]"#, r#"["ab"]"#),
+            (r#"["a","b"]"#, r#"["a","b",""]"#),
+            ("/w", "/v"),
+            (r#""m""#, "null"),
+            (
+                r#""agentId":"m","sessionKey":"s""#,
+                r#""agentId":"s","sessionKey":"m""#,
+            ),
+            (r#""s","#, r#""","#),
+            (r#""00""#, r#""01""#),
+            (r#""path":"/a""#, r#""path":"/b""#),
+            (r#""off""#, r#""always""#),
+        ] {
+            assert!(plan.contains(part), "{part}");
+            assert_ne!(of(plan), of(&plan.replacen(part, other, 1)), "{other}");
+        }
+        assert_ne!(binding(&["a"], &[("b", "")]), binding(&["a"], &[]));
+        assert_eq!(of(plan).sha256(), of(plan).sha256());
+        assert!(plan.len() < EXEC_ARGV_BYTES_MAX);
+    }
+
+    #[test]
     fn x3_the_environment_is_bound_too() {
         let other_env = binding(&["ls", " x"], &[("LD_PRELOAD", "/tmp/x")]);
-        let refused = attempt(&other_env, 1, 2, "r1", 0).unwrap_err();
+        let refused = attempt(&mut allowed(), &other_env, (1, 2, "r1", 0)).unwrap_err();
         assert_eq!(refused.to_string(), "approval id env binding mismatch");
     }
 
     #[test]
     fn x9_once_and_in_time() {
         let same = binding(&["ls", " x"], &[]);
-        assert_eq!(
-            attempt(&same, 1, 2, "r1", 1000),
-            Err(ApprovalError::Required)
-        );
-        let mut it = approval();
-        let caller = Caller::Device(device(1));
-        let node = device(2);
-        let ours = Use {
-            run_id: "r1",
-            caller: &caller,
-            node: &node,
-            binding: &same,
-            now_ms: 1,
-        };
-        let elsewhere = device(7);
+        let required = Err(ApprovalError::Required);
+        assert_eq!(attempt(&mut allowed(), &same, (1, 2, "r1", 1000)), required);
+        let mut undecided = table();
+        assert_eq!(attempt(&mut undecided, &same, (1, 2, "r1", 1)), required);
+        let mut it = allowed();
+        assert!(attempt(&mut it, &same, (1, 7, "r1", 1)).is_err());
         assert!(
-            it.redeem(&Use {
-                node: &elsewhere,
-                ..ours.clone()
-            })
-            .is_err()
+            attempt(&mut it, &same, (1, 2, "r1", 1)).is_ok(),
+            "a wrong use burned it"
         );
-        assert!(it.redeem(&ours).is_ok(), "a wrong use burned it");
-        assert_eq!(it.redeem(&ours), Err(ApprovalError::Required));
+        assert_eq!(attempt(&mut it, &same, (1, 2, "r1", 1)), required);
+        assert_eq!(
+            it.check_decision("r1", Decision::Deny, 2),
+            Err(DecideError::AlreadyResolved)
+        );
+        assert!(it.end("r1", Ended::Cancelled).is_none());
+    }
+
+    #[test]
+    fn x9_what_ended_is_not_decided_any_more() {
+        let late = table().check_decision("r1", Decision::AllowOnce, 1000);
+        assert_eq!(late, Err(DecideError::NotFound));
+        let mut cancelled = table();
+        assert!(cancelled.end("r1", Ended::Cancelled).is_some());
+        assert_eq!(
+            cancelled.check_decision("r1", Decision::AllowOnce, 1),
+            Err(DecideError::NotFound)
+        );
+        cancelled.decide("r1", Decision::AllowOnce);
+        let same = binding(&["ls", " x"], &[]);
+        assert!(attempt(&mut cancelled, &same, (1, 2, "r1", 1)).is_err());
+        // Allowed and then cancelled: the answer is not carried out any more.
+        let mut allowed = allowed();
+        assert!(allowed.end("r1", Ended::Cancelled).is_some());
+        assert!(attempt(&mut allowed, &same, (1, 2, "r1", 1)).is_err());
+    }
+
+    #[test]
+    fn a_decision_is_taken_once_and_may_be_repeated() {
+        let it = allowed();
+        assert_eq!(it.check_decision("r1", Decision::AllowOnce, 1), Ok(false));
+        assert_eq!(
+            it.check_decision("r1", Decision::Deny, 1),
+            Err(DecideError::AlreadyResolved)
+        );
+        assert_eq!(
+            table().check_decision("r1", Decision::AllowAlways, 1),
+            Err(DecideError::AlwaysUnavailable)
+        );
     }
 
     #[test]
@@ -321,55 +599,35 @@ mod tests {
         ] {
             assert_eq!(Decision::parse(word), Decision::Deny, "{word:?}");
         }
-        let mut denied = approval();
-        denied.decision = Decision::Deny;
-        let same = denied.binding.clone();
-        let caller = denied.caller.clone();
-        let node = denied.node.clone();
-        let ours = Use {
-            run_id: "r1",
-            caller: &caller,
-            node: &node,
-            binding: &same,
-            now_ms: 1,
-        };
-        assert_eq!(denied.redeem(&ours), Err(ApprovalError::Required));
+        let mut denied = table();
+        denied.decide("r1", Decision::Deny);
+        let same = binding(&["ls", " x"], &[]);
+        assert_eq!(
+            attempt(&mut denied, &same, (1, 2, "r1", 1)),
+            Err(ApprovalError::Required)
+        );
     }
 
     #[test]
-    fn fields_cannot_run_into_each_other() {
-        let all = [
-            binding(&["a", "b"], &[]),
-            binding(&["ab"], &[]),
-            binding(&["a", "b", ""], &[]),
-            binding(&["a"], &[("b", "")]),
-        ];
-        for (at, one) in all.iter().enumerate() {
-            assert!(all[..at].iter().all(|other| other != one));
+    fn the_table_is_bounded_and_what_is_open_stays() {
+        let mut table = Approvals::default();
+        for n in 0..APPROVALS_MAX {
+            let id = format!("r{n}");
+            assert_eq!(table.has_room(&id, 0), Ok(()));
+            table.open(Approval::new(wanted(&id)), 0);
         }
-        let none = Overrides::new();
-        let args = argv(&["a"]);
-        let bound = Bound {
-            argv: &args,
-            cwd: None,
-            env: &none,
-            agent_id: Some(""),
-            session_key: None,
-        };
-        assert_ne!(
-            Binding::of(&bound),
-            Binding::of(&Bound {
-                agent_id: None,
-                ..bound
-            })
-        );
-        assert_ne!(
-            Binding::of(&bound),
-            Binding::of(&Bound {
-                agent_id: None,
-                session_key: Some(""),
-                ..bound
-            })
-        );
+        assert_eq!(table.has_room("r0", 0), Err(DecideError::IdTaken));
+        assert!(matches!(
+            table.has_room("new", 0),
+            Err(DecideError::Full { .. })
+        ));
+        table.open(Approval::new(wanted("new")), 0);
+        assert!(table.get("new").is_none());
+        table.decide("r5", Decision::Deny);
+        assert_eq!(table.has_room("new", 0), Ok(()));
+        table.open(Approval::new(wanted("new")), 0);
+        assert!(table.get("new").is_some() && table.get("r5").is_none());
+        assert_eq!(table.pending(0).count(), APPROVALS_MAX);
+        assert_eq!(table.pending(1000).count(), 0);
     }
 }

@@ -11,8 +11,9 @@ pub mod env;
 pub mod output;
 pub mod plan;
 pub mod policy;
+pub mod redact;
 pub mod shell;
 
-pub use approval::{Approval, ApprovalError, Binding, Caller, Decision};
+pub use approval::{Approval, Approvals, Binding, Caller, Decision};
 pub use plan::{FileOperand, Plan, PolicySnapshot, Prepared};
 pub use policy::Mode;

@@ -172,13 +172,14 @@ impl Prepared {
         }
         let payload: Payload =
             serde_json::from_str(payload_json).map_err(|_| PlanError::Malformed)?;
-        let plan: Plan =
-            serde_json::from_str(payload.plan.get()).map_err(|_| PlanError::Malformed)?;
+        Self::of_plan(payload.plan)
+    }
+
+    /// Reads a plan by itself.
+    pub fn of_plan(raw: Box<RawValue>) -> Result<Self, PlanError> {
+        let plan: Plan = serde_json::from_str(raw.get()).map_err(|_| PlanError::Malformed)?;
         check_argv(&plan.argv).map_err(PlanError::BadArgv)?;
-        Ok(Self {
-            plan,
-            raw: payload.plan,
-        })
+        Ok(Self { plan, raw })
     }
 
     /// Whether the node planned what was asked and nothing else: it may only turn a program's name into its absolute

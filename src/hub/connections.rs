@@ -70,6 +70,16 @@ impl Connections {
         self.by_id.iter()
     }
 
+    /// Whether somebody could decide about what `asking` wants: another operator who may, or the same client if it
+    /// says that it shows such requests.
+    pub(super) fn has_approver(&self, asking: &Caller) -> bool {
+        self.by_id.values().any(|connection| {
+            let caller = &connection.caller;
+            hears(caller, Audience::Operators(Scope::Approvals))
+                && (caller.conn != asking.conn || caller.shows_approvals)
+        })
+    }
+
     /// Sends an event to everyone whom it concerns, with each connection's own sequence number.
     pub(super) fn broadcast(
         &mut self,

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Caller, Hub, Invoke, Timing};
-use crate::audit::{self, Actor, Durability};
+use crate::audit::{self, Actor};
 use crate::auth::scope::Scope;
-use crate::base::{ConnId, DeviceId, Refusal, ids::uuid_v4};
-use crate::exec::approval::{self, Approval, Binding, Bound, Decision, Use};
+use crate::base::{DeviceId, Refusal, ids::uuid_v4, limits};
+use crate::exec::approval::{self, Binding, Decision, Use, Wanted};
 use crate::exec::env::Overrides;
-use crate::exec::plan::{Asked, Prepared};
-use crate::exec::policy::Mode;
+use crate::exec::plan::{Asked, Plan, Prepared};
+use crate::exec::{Mode, argv_text, redact};
 use crate::machine;
 use crate::nodes::Refused;
 
@@ -21,8 +21,6 @@ use crate::nodes::Refused;
 const PREPARE_TIMEOUT_MS: u64 = 30_000;
 /// What a run may take beyond its command's own time, for the way there and back, in milliseconds.
 const RUN_GRACE_MS: u64 = 5_000;
-/// How long an approval that is used at once may live, in milliseconds.
-const APPROVAL_TTL_MS: u64 = 60_000;
 /// What only the Gateway's own record may say about a run.
 const CONTROL_FIELDS: [&str; 5] = [
     "approved",
@@ -90,9 +88,14 @@ struct RunParams<'a> {
     system_run_plan: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
     cwd: Option<&'a str>,
-    timeout_ms: u64,
-    agent_id: &'a str,
-    session_key: &'a str,
+    #[serde(skip_serializing_if = "Overrides::is_empty")]
+    env: &'a Overrides,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_key: Option<&'a str>,
     run_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     approved: Option<bool>,
@@ -100,48 +103,85 @@ struct RunParams<'a> {
     approval_decision: Option<&'a str>,
 }
 
-impl Hub {
-    /// Runs a command line on a node and returns its output.
-    ///
-    /// A command that an operator with `operator.approvals` typed is its own one-time approval, bound to what the node
-    /// planned; in every mode but `full` nothing else runs, because nobody can be asked yet.
-    pub async fn exec(&self, request: ExecRequest) -> Result<Executed, Refused> {
-        let mode = self.settings().exec_mode;
-        let run_id = uuid_v4(machine::random());
-        let needs_approval = match mode {
-            Mode::Deny => return Err(Refused::ExecDenied),
-            Mode::Full => false,
-            Mode::Allowlist | Mode::Ask => true,
-        };
-        if needs_approval && !(request.typed && request.caller.scopes.allows(Scope::Approvals)) {
-            return Err(Refused::ApprovalRequired { run_id: None });
-        }
-        let started = std::time::Instant::now();
-        let prepared = self.prepare(&request).await?;
+impl<'a> RunParams<'a> {
+    /// Exactly what the node planned, and what was decided about it.
+    fn of(
+        prepared: &'a Prepared,
+        env: &'a Overrides,
+        run_id: &'a str,
+        decision: Option<Decision>,
+    ) -> Self {
         let plan = &prepared.plan;
-        let no_overrides = Overrides::new();
-        let binding = Binding::of(&Bound {
-            argv: &plan.argv,
-            cwd: plan.cwd.as_deref(),
-            env: &no_overrides,
-            agent_id: plan.agent_id.as_deref(),
-            session_key: plan.session_key.as_deref(),
-        });
-        if needs_approval {
-            self.approve_once(&request, &run_id, &binding)?;
-        }
-        let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
-        let params = RunParams {
+        Self {
             command: &plan.argv,
             raw_command: &plan.command_text,
             system_run_plan: &prepared.raw,
             cwd: plan.cwd.as_deref(),
-            timeout_ms,
-            agent_id: &request.agent_id,
-            session_key: &request.session_key,
-            run_id: &run_id,
-            approved: needs_approval.then_some(true),
-            approval_decision: needs_approval.then_some(Decision::AllowOnce.as_str()),
+            env,
+            timeout_ms: None,
+            agent_id: plan.agent_id.as_deref(),
+            session_key: plan.session_key.as_deref(),
+            run_id,
+            approved: decision.map(|_| true),
+            approval_decision: decision.map(Decision::as_str),
+        }
+    }
+}
+
+/// `node.invoke`'s parameters as they go to the node.
+pub struct Checked {
+    pub params_json: Option<String>,
+    /// The approval that they lean on, used up by now, and the command line that it was for.
+    pub approval: Option<String>,
+    pub command_text: Option<String>,
+}
+
+impl Hub {
+    /// Runs a command line on a node and returns its output.
+    ///
+    /// A command that an operator with `operator.approvals` typed is its own one-time approval, bound to what the node
+    /// planned; about any other the operators are asked, in every mode but `full`.
+    pub async fn exec(&self, request: ExecRequest) -> Result<Executed, Refused> {
+        let mode = self.settings().exec_mode;
+        let run_id = uuid_v4(machine::random());
+        if mode == Mode::Deny {
+            return Err(Refused::ExecDenied);
+        }
+        let typed = request.typed && request.caller.scopes.allows(Scope::Approvals);
+        let started = std::time::Instant::now();
+        let prepared = self.prepare(&request).await?;
+        let plan = &prepared.plan;
+        let no_overrides = Overrides::new();
+        let decision = match mode {
+            Mode::Full => None,
+            _ if typed => {
+                self.record_approval(&audit::Event::ApprovalDecided {
+                    approval: run_id.clone(),
+                    decision: Decision::AllowOnce.as_str().to_owned(),
+                    by: request.caller.actor.clone(),
+                })?;
+                Some(Decision::AllowOnce)
+            }
+            Mode::Deny | Mode::Allowlist => return Err(Refused::AllowlistMiss),
+            Mode::Ask => {
+                let now_ms = machine::now_ms();
+                let wanted = Wanted {
+                    id: run_id.clone(),
+                    caller: approval::Caller::Turn(run_id.clone()),
+                    node: request.node.clone(),
+                    prepared: prepared.clone(),
+                    env: Overrides::new(),
+                    may_always: false,
+                    created_at_ms: now_ms,
+                    expires_at_ms: now_ms + limits::APPROVAL_TTL_MS_DEFAULT,
+                };
+                Some(self.ask(&request.caller, &request.actor, wanted).await?)
+            }
+        };
+        let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
+        let params = RunParams {
+            timeout_ms: Some(timeout_ms),
+            ..RunParams::of(&prepared, &no_overrides, &run_id, decision)
         };
         let invoked = self
             .invoke(Invoke {
@@ -150,8 +190,8 @@ impl Hub {
                 params_json: Some(to_json(&params)?),
                 timeout_ms: timeout_ms.saturating_add(RUN_GRACE_MS),
                 idempotency_key: run_id.clone(),
-                command_text: Some(plan.command_text.clone()),
-                approval: needs_approval.then_some(run_id),
+                command_text: Some(shown_text(plan)),
+                approval: decision.map(|_| run_id),
                 actor: request.actor,
             })
             .await;
@@ -190,19 +230,24 @@ impl Hub {
     /// `node.invoke`'s parameters as they may be relayed.
     ///
     /// Whatever a caller writes into the control fields of a `system.run` is dropped: they come from our own record or
-    /// not at all. Without an approval such a call is refused, unless exec is open to everyone who may write.
+    /// not at all. Its `runId` may name an approval that this caller asked for; then the approved plan goes out, once.
+    /// Without one such a call is refused, unless exec is open to everyone who may write.
     pub fn checked_params(
         &self,
         node: &DeviceId,
         command: &str,
         caller: &Caller,
         params: Option<Box<RawValue>>,
-    ) -> Result<Option<String>, Refused> {
+    ) -> Result<Checked, Refused> {
         let text = params.map(|raw| String::from(Box::<str>::from(raw)));
         if command != "system.run" {
-            return Ok(text);
+            return Ok(Checked {
+                params_json: text,
+                approval: None,
+                command_text: None,
+            });
         }
-        let checked = self.run_params(node, text.as_deref());
+        let checked = self.run_params(node, caller, text.as_deref());
         if let Err(refused) = &checked {
             self.record_after_the_fact(&audit::Event::DispatchRefused {
                 node: node.as_str().into(),
@@ -211,30 +256,65 @@ impl Hub {
                 caller: caller.actor.clone(),
             });
         }
-        checked.map(Some)
+        checked
     }
 
-    fn run_params(&self, node: &DeviceId, text: Option<&str>) -> Result<String, Refused> {
-        self.decide(&self.lock(), node, "system.run")?;
+    fn run_params(
+        &self,
+        node: &DeviceId,
+        caller: &Caller,
+        text: Option<&str>,
+    ) -> Result<Checked, Refused> {
+        let mut inner = self.lock();
+        self.decide(&inner, node, "system.run")?;
         let mut fields: BTreeMap<String, Box<RawValue>> =
             serde_json::from_str(text.unwrap_or("{}")).map_err(|_| Refused::BadParams)?;
-        match self.settings().exec_mode {
-            Mode::Deny => Err(Refused::ExecDenied),
-            Mode::Allowlist | Mode::Ask => {
-                let run_id = fields
-                    .get("runId")
-                    .and_then(|raw| serde_json::from_str(raw.get()).ok());
-                Err(Refused::ApprovalRequired { run_id })
-            }
-            Mode::Full => {
-                for field in CONTROL_FIELDS {
-                    fields.remove(field);
-                }
-                let run_id = RawValue::from_string(format!("\"{}\"", uuid_v4(machine::random())));
-                fields.extend(run_id.ok().map(|run_id| ("runId".to_owned(), run_id)));
-                to_json(&fields)
-            }
+        if self.settings().exec_mode == Mode::Deny {
+            return Err(Refused::ExecDenied);
         }
+        let run_id: Option<String> = field(&fields, "runId").unwrap_or_default();
+        let known = run_id.as_deref().and_then(|id| inner.approvals.get(id));
+        if let Some(approval) = known {
+            let wanted = approval.wanted.clone();
+            let claimed = claimed_plan(&wanted.prepared.plan, &fields)?;
+            let env: Overrides = field(&fields, "env")?.unwrap_or_default();
+            let used = Use {
+                caller: &caller.for_approval(),
+                node,
+                binding: &Binding::of(&claimed, &env),
+                now_ms: machine::now_ms(),
+            };
+            let decision =
+                inner
+                    .approvals
+                    .redeem(&wanted.id, &used)
+                    .map_err(|error| match error {
+                        approval::ApprovalError::Required => Refused::ApprovalRequired { run_id },
+                        other => Refused::ApprovalMismatch(other),
+                    })?;
+            let params = RunParams {
+                timeout_ms: field(&fields, "timeoutMs")?,
+                ..RunParams::of(&wanted.prepared, &wanted.env, &wanted.id, Some(decision))
+            };
+            return Ok(Checked {
+                params_json: Some(to_json(&params)?),
+                command_text: Some(shown_text(&wanted.prepared.plan)),
+                approval: Some(wanted.id),
+            });
+        }
+        if self.settings().exec_mode != Mode::Full {
+            return Err(Refused::ApprovalRequired { run_id });
+        }
+        for field in CONTROL_FIELDS {
+            fields.remove(field);
+        }
+        let run_id = RawValue::from_string(format!("\"{}\"", uuid_v4(machine::random())));
+        fields.extend(run_id.ok().map(|run_id| ("runId".to_owned(), run_id)));
+        Ok(Checked {
+            params_json: Some(to_json(&fields)?),
+            approval: None,
+            command_text: None,
+        })
     }
 
     async fn prepare(&self, request: &ExecRequest) -> Result<Prepared, Refused> {
@@ -268,63 +348,55 @@ impl Hub {
         Ok(prepared)
     }
 
-    /// Makes, records and uses up the approval that a typed command carries.
-    fn approve_once(
-        &self,
-        request: &ExecRequest,
-        run_id: &str,
-        binding: &Binding,
-    ) -> Result<(), Refused> {
-        let now_ms = machine::now_ms();
-        let caller = match &request.caller.device {
-            Some(device) => approval::Caller::Device(device.clone()),
-            None => approval::Caller::Connection(ConnId::clone(&request.caller.conn)),
-        };
-        let mut approval = Approval {
-            run_id: run_id.to_owned(),
-            caller: caller.clone(),
-            node: request.node.clone(),
-            binding: binding.clone(),
-            decision: Decision::AllowOnce,
-            expires_at_ms: now_ms + APPROVAL_TTL_MS,
-            used: false,
-        };
-        let event = audit::Event::ApprovalDecided {
-            approval: run_id.to_owned(),
-            decision: Decision::AllowOnce.as_str().to_owned(),
-            by: request.caller.actor.clone(),
-        };
-        self.audit
-            .append(&event, Durability::Synced)
-            .map_err(|error| {
-                tracing::error!(%error, "an approval could not be recorded");
-                Refused::AuditUnavailable
-            })?;
-        let use_now = Use {
-            run_id,
-            caller: &caller,
-            node: &request.node,
-            binding,
-            now_ms,
-        };
-        approval
-            .redeem(&use_now)
-            .map(|_| ())
-            .map_err(|_| Refused::ApprovalRequired { run_id: None })
-    }
-
     fn plain(&self, node: &DeviceId, command: &str, params_json: String, actor: Actor) -> Invoke {
         Invoke {
             node: node.clone(),
             command: command.to_owned(),
             params_json: Some(params_json),
-            timeout_ms: crate::base::limits::INVOKE_TIMEOUT_MS_DEFAULT,
+            timeout_ms: limits::INVOKE_TIMEOUT_MS_DEFAULT,
             idempotency_key: uuid_v4(machine::random()),
             command_text: None,
             approval: None,
             actor,
         }
     }
+}
+
+/// A plan's command line for people and for the record.
+pub(super) fn shown_text(plan: &Plan) -> String {
+    argv_text::render(&redact::argv(&plan.argv))
+}
+
+/// The approved plan with whatever the request says put in its place: equal to it only if the request says nothing else.
+fn claimed_plan(
+    approved: &Plan,
+    fields: &BTreeMap<String, Box<RawValue>>,
+) -> Result<Plan, Refused> {
+    let mut plan = match field::<Plan>(fields, "systemRunPlan")? {
+        Some(plan) => plan,
+        None => approved.clone(),
+    };
+    plan.argv = field(fields, "command")?.ok_or(Refused::BadParams)?;
+    for (name, place) in [
+        ("cwd", &mut plan.cwd),
+        ("agentId", &mut plan.agent_id),
+        ("sessionKey", &mut plan.session_key),
+    ] {
+        if let Some(said) = field(fields, name)? {
+            *place = Some(said);
+        }
+    }
+    Ok(plan)
+}
+
+/// A field of the parameters; `null` counts as absent.
+fn field<T: for<'de> Deserialize<'de>>(
+    fields: &BTreeMap<String, Box<RawValue>>,
+    name: &str,
+) -> Result<Option<T>, Refused> {
+    fields.get(name).map_or(Ok(None), |raw| {
+        serde_json::from_str(raw.get()).map_err(|_| Refused::BadParams)
+    })
 }
 
 fn to_json(value: &impl Serialize) -> Result<String, Refused> {

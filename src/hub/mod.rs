@@ -7,6 +7,7 @@
 //! Attacker controls: nothing that policy has not judged. Bounds: those of `nodes`, `pairing` and the outboxes.
 //! Errors: `nodes::Refused`, `pairing::Refused`, [`Fault`].
 
+mod approvals;
 mod connections;
 mod devices;
 mod exec;
@@ -22,9 +23,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use tokio::sync::watch;
+
+pub use approvals::{Asked, Outcome};
 pub use connections::Audience;
 pub use devices::{Granted, Issued, LinkRefused};
-pub use exec::{ExecRequest, Executed, RunOutput};
+pub use exec::{Checked, ExecRequest, Executed, RunOutput};
 pub use invoke::{Invoke, Invoked, NodeResult, ResultTaken, Timing};
 pub use nodes::NodeView;
 pub use outbox::{Farewell, Outbox, OutboxReader, Taken};
@@ -33,7 +37,7 @@ pub use standing::{Standing, Withdrawal};
 
 use crate::audit::{self, AuditLog, Durability, Receipt};
 use crate::base::{DeviceId, Refusal as _, ids::uuid_v4};
-use crate::exec::policy::Mode;
+use crate::exec::{Approvals, Mode};
 use crate::machine;
 use crate::nodes::{CommandPolicy, Invokes, Registry};
 use crate::pairing::{Change, Pairing};
@@ -106,11 +110,14 @@ struct Inner {
     grants: devices::Grants,
     withdrawn: standing::Withdrawn,
     alarms: std::collections::BTreeMap<&'static str, String>,
+    approvals: Approvals,
 }
 
 /// The one place that holds what changes.
 pub struct Hub {
     inner: Mutex<Inner>,
+    /// Whoever waits for a decision looks again when this changes.
+    approvals_changed: watch::Sender<()>,
     audit: Arc<AuditLog>,
     store: Arc<Store>,
     settings: RwLock<Arc<Settings>>,
@@ -143,7 +150,9 @@ impl Hub {
                 grants: devices::Grants::default(),
                 withdrawn: standing::Withdrawn::default(),
                 alarms: std::collections::BTreeMap::new(),
+                approvals: Approvals::default(),
             }),
+            approvals_changed: watch::Sender::new(()),
             audit,
             store,
             settings: RwLock::new(Arc::new(settings)),

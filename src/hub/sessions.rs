@@ -6,6 +6,7 @@ use crate::auth::Admitted;
 use crate::auth::admission::AuthMethod;
 use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::base::{ConnId, DeviceId, ids::uuid_v4};
+use crate::exec::approval;
 use crate::machine;
 use crate::nodes::NodeSession;
 use crate::pairing::{Approver, SurfaceFacts};
@@ -25,6 +26,8 @@ pub struct Caller {
     pub actor: Actor,
     /// The client has the capability `tool-events`.
     pub tool_events: bool,
+    /// The client says that it shows requests for approval (`approvals` or `exec-approvals` among its capabilities).
+    pub shows_approvals: bool,
     pub outbox: Outbox,
 }
 
@@ -57,6 +60,14 @@ impl Caller {
                 },
             ) => format!("user:{}", user.as_str()),
             (None, _) => "operator".to_owned(),
+        }
+    }
+
+    /// The caller as the one for whom an approval is.
+    pub(super) fn for_approval(&self) -> approval::Caller {
+        match &self.device {
+            Some(device) => approval::Caller::Device(device.clone()),
+            None => approval::Caller::Connection(self.conn.clone()),
         }
     }
 }
@@ -102,6 +113,11 @@ impl Hub {
             standing: facts.standing,
             actor: actor.clone(),
             tool_events: facts.node.caps.iter().any(|cap| cap == "tool-events"),
+            shows_approvals: facts
+                .node
+                .caps
+                .iter()
+                .any(|cap| cap == "approvals" || cap == "exec-approvals"),
             outbox: outbox.clone(),
         };
         let event = audit::Event::Admitted {
@@ -142,6 +158,10 @@ impl Hub {
         // The waiters are dropped outside the lock; each learns that its node has gone.
         let unanswered = inner.invokes.disconnected(&caller.conn);
         self.caller_left(&mut inner, caller);
+        self.withdraw_approvals(
+            &mut inner,
+            &approval::Caller::Connection(caller.conn.clone()),
+        );
         if caller.role == Role::Node
             && let Some(node) = &caller.device
             && let Some(session) = inner.registry.detach(node, &caller.conn)

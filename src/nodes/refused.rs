@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::base::Refusal;
+use crate::exec::approval::{ApprovalError, DecideError, Unapproved};
 
 /// Whether the node may have begun to execute a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +79,14 @@ pub enum Refused {
     ApprovalRequired {
         run_id: Option<String>,
     },
+    /// What leans on an approval is not what was approved.
+    ApprovalMismatch(ApprovalError),
+    /// An approval was asked for, and not given.
+    Unapproved(Unapproved),
+    /// A request for an approval, or a decision about one, is not taken.
+    Decision(DecideError),
+    /// In mode `allowlist` nobody is asked about what is not on the list.
+    AllowlistMiss,
     PairingChanged,
     Busy {
         limit: usize,
@@ -146,6 +155,10 @@ impl Refused {
             | Self::ReservedCommand
             | Self::ExecDenied
             | Self::ApprovalRequired { .. }
+            | Self::ApprovalMismatch(_)
+            | Self::Unapproved(_)
+            | Self::Decision(_)
+            | Self::AllowlistMiss
             | Self::PairingChanged => Category::Permission,
         }
     }
@@ -184,6 +197,7 @@ impl Refused {
             Self::NotDeclared { .. } => Some("command not declared by node"),
             Self::NotApproved { .. } => Some("command not approved"),
             Self::SurfacePending { .. } => Some("command surface pending approval"),
+            Self::Decision(error) => error.reason(),
             _ => None,
         }
     }
@@ -210,6 +224,10 @@ impl Refusal for Refused {
             | Self::ReservedCommand
             | Self::ExecDenied
             | Self::ApprovalRequired { .. }
+            | Self::ApprovalMismatch(_)
+            | Self::Unapproved(_)
+            | Self::Decision(_)
+            | Self::AllowlistMiss
             | Self::DuplicateKey
             | Self::BadParams
             | Self::UnknownNode => "INVALID_REQUEST",
@@ -231,6 +249,9 @@ impl Refusal for Refused {
         match self {
             Self::NotConnected => Some("NOT_CONNECTED"),
             Self::ApprovalRequired { .. } => Some("APPROVAL_REQUIRED"),
+            Self::ApprovalMismatch(error) => Some(error.detail_code()),
+            Self::Unapproved(Unapproved::Denied) => Some("APPROVAL_DENIED"),
+            Self::Unapproved(_) | Self::AllowlistMiss => Some("APPROVAL_REQUIRED"),
             Self::ExecDenied => Some("EXEC_DENIED"),
             Self::PairingChanged => Some("PAIRING_CHANGED"),
             Self::AuditUnavailable => Some("AUDIT_UNAVAILABLE"),
@@ -271,6 +292,10 @@ impl Refusal for Refused {
             Self::ReservedCommand => "reserved_command",
             Self::ExecDenied => "exec_denied",
             Self::ApprovalRequired { .. } => "approval_required",
+            Self::ApprovalMismatch(_) => "approval_mismatch",
+            Self::Unapproved(_) => "unapproved",
+            Self::Decision(_) => "decision",
+            Self::AllowlistMiss => "allowlist_miss",
             Self::PairingChanged => "pairing_changed",
             Self::Busy { .. } => "busy",
             Self::TimedOut { .. } => "timed_out",
@@ -308,6 +333,10 @@ impl Refusal for Refused {
             }
             Self::ExecDenied => "exec denied: tools.exec.mode is deny".into(),
             Self::ApprovalRequired { .. } => "approval required".into(),
+            Self::ApprovalMismatch(error) => error.to_string().into(),
+            Self::Unapproved(why) => why.to_string().into(),
+            Self::Decision(error) => error.to_string().into(),
+            Self::AllowlistMiss => "approval required: the node's allowlist does not hold this command".into(),
             Self::PairingChanged => "node pairing changed while invocation was active".into(),
             Self::Busy { limit } => format!("too many invocations under way ({limit})").into(),
             Self::AuditUnavailable => "the audit log cannot be written, so nothing is dispatched".into(),
@@ -344,9 +373,18 @@ impl Refusal for Refused {
             Self::NotAllowlisted { command } => format!("add {command:?} to gateway.nodes.commands.allow").into(),
             Self::ReservedCommand => "use the exec.approvals.node.* methods".into(),
             Self::ExecDenied => "set tools.exec.mode to ask or allowlist".into(),
-            Self::ApprovalRequired { .. } => {
-                "send `/run …` as an operator with operator.approvals, or set tools.exec.mode to full".into()
+            Self::ApprovalRequired { .. } | Self::ApprovalMismatch(_) => {
+                "ask with exec.approval.request and name the approval's id as runId; or send `/run …` as an operator with operator.approvals".into()
             }
+            Self::Unapproved(Unapproved::NoApprover) => {
+                "keep `portcullis approvals watch` running, or another client with operator.approvals connected".into()
+            }
+            Self::Unapproved(_) => "ask again if it is still wanted".into(),
+            Self::Decision(DecideError::NotFound) => {
+                "ask again: what was pending ends when its time is up, with its turn, and with a restart".into()
+            }
+            Self::Decision(_) => "list what waits: `portcullis approvals list`".into(),
+            Self::AllowlistMiss => "set tools.exec.mode to ask, and answer allow-always once".into(),
             Self::PairingChanged => "try again".into(),
             Self::Busy { .. } => "wait for running invocations to end".into(),
             Self::TimedOut { timeout_ms } => format!("raise timeoutMs above {timeout_ms} or run a shorter command").into(),

@@ -153,6 +153,12 @@ fn read_request(method: Method, params: Option<&RawValue>) -> Result<Reading, St
         }
         Method::NodeSkillsUpdate => Reading::of_params::<NodeSkillsParams>(params),
         Method::NodePluginToolsUpdate => Reading::of_params::<NodePluginToolsParams>(params),
+        // The Gateway writes these from its records; `tests/e2e/approvals.rs` holds them to the recording.
+        Method::ExecApprovalRequest
+        | Method::ExecApprovalGet
+        | Method::ExecApprovalList
+        | Method::ExecApprovalWaitDecision
+        | Method::ExecApprovalResolve => Err("no vectors".to_owned()),
         Method::ChatStartup => Reading::of_params::<ChatStartupParams>(params),
         Method::ChatMetadata => Reading::of_params::<ChatMetadataParams>(params),
         Method::ChatHistory => Reading::of_params::<ChatHistoryParams>(params),
@@ -202,6 +208,12 @@ fn read_answer(method: Method, payload: &RawValue) -> Result<Reading, String> {
         Method::NodePendingDrain => Reading::of::<NodePendingDrained>(payload),
         Method::NodeSkillsUpdate => Reading::of::<NodeSkillsResult>(payload),
         Method::NodePluginToolsUpdate => Reading::of::<NodePluginToolsResult>(payload),
+        // The Gateway writes these from its records; `tests/e2e/approvals.rs` holds them to the recording.
+        Method::ExecApprovalRequest
+        | Method::ExecApprovalGet
+        | Method::ExecApprovalList
+        | Method::ExecApprovalWaitDecision
+        | Method::ExecApprovalResolve => Err("no vectors".to_owned()),
         Method::ChatStartup | Method::ChatHistory => Reading::of::<ChatHistory>(payload),
         Method::ChatMetadata => Reading::of::<ChatMetadata>(payload),
         Method::ChatSend => Reading::of::<ChatSendResult>(payload),

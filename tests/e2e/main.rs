@@ -8,6 +8,7 @@
     reason = "helpers of tests are tests, which clippy.toml cannot see"
 )]
 
+mod approvals;
 mod handshake;
 mod http;
 mod limits;

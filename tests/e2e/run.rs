@@ -15,18 +15,26 @@ use crate::support::{
 };
 
 /// A Gateway and one approved node host.
-struct Lab {
-    gateway: Gateway,
+pub(crate) struct Lab {
+    pub(crate) gateway: Gateway,
     node: NodeHost,
 }
 
 impl Lab {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::of(Gateway::start())
     }
 
-    fn of(gateway: Gateway) -> Self {
+    pub(crate) fn of(gateway: Gateway) -> Self {
+        Self::with_node_config(gateway, None)
+    }
+
+    pub(crate) fn with_node_config(gateway: Gateway, config: Option<&str>) -> Self {
         let home = TempDir::new().unwrap();
+        if let Some(config) = config {
+            fs::create_dir(home.path().join("state")).unwrap();
+            fs::write(home.path().join("state/openclaw.json"), config).unwrap();
+        }
         let node = NodeHost::start(home, &gateway, Some(PASSWORD));
         let pending = gateway.cli_json(&["nodes", "pending"]);
         let request = pending["pending"][0]["requestId"].as_str().unwrap();
@@ -36,14 +44,19 @@ impl Lab {
     }
 
     /// What `agent --message` prints; it must succeed.
-    fn say(&self, message: &str) -> String {
+    pub(crate) fn say(&self, message: &str) -> String {
         let output = self.gateway.cli(&["agent", "--message", message]);
         assert!(output.status.success(), "{message}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Waits until the node is there again.
+    pub(crate) fn node_returns(&mut self) {
+        self.node.process.line("connected to");
+    }
+
     /// A file in the node's home.
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.node.home.path().join(name)
     }
 }
@@ -121,12 +134,12 @@ fn make_pipe(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }
 
-fn message(text: &str, key: &str) -> Value {
+pub(crate) fn message(text: &str, key: &str) -> Value {
     json!({"sessionKey": "main", "message": text, "idempotencyKey": key})
 }
 
 /// The last `chat` event of a run.
-fn chat_end(peer: &mut Peer, run_id: &str) -> Value {
+pub(crate) fn chat_end(peer: &mut Peer, run_id: &str) -> Value {
     peer.frame(|frame| {
         let payload = &frame["payload"];
         let state = payload["state"].as_str().unwrap_or_default();
@@ -137,7 +150,7 @@ fn chat_end(peer: &mut Peer, run_id: &str) -> Value {
         .take()
 }
 
-fn text_of(chat: &Value) -> &str {
+pub(crate) fn text_of(chat: &Value) -> &str {
     chat["message"]["content"][0]["text"]
         .as_str()
         .unwrap_or_else(|| panic!("no text: {chat}"))

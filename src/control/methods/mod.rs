@@ -1,5 +1,6 @@
 //! One handler for each method, by family.
 
+mod approvals;
 mod chat;
 mod devices;
 pub(super) mod health;
@@ -60,6 +61,12 @@ pub(super) fn dispatch(
         Method::NodeRunnerInventoryUpdate => now(id, Ok(nodes::runner_inventory(caller))),
         Method::NodeSkillsUpdate => now(id, nodes::skills(caller, request)),
         Method::NodePluginToolsUpdate => now(id, nodes::plugin_tools(caller, request)),
+
+        Method::ExecApprovalRequest => approvals::request(control, caller, request),
+        Method::ExecApprovalGet => now(id, approvals::get(control, request)),
+        Method::ExecApprovalList => now(id, Ok(control.hub.approval_list())),
+        Method::ExecApprovalWaitDecision => approvals::wait(control, request),
+        Method::ExecApprovalResolve => now(id, approvals::resolve(control, caller, request)),
 
         Method::ChatStartup => now(id, chat::startup(control, request)),
         Method::ChatMetadata => now(id, Ok(crate::agent::payload::metadata())),

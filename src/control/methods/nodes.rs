@@ -158,16 +158,16 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
     Answer::Later(Box::pin(async move {
         let hub = &control.hub;
         let make = || {
-            let params_json =
+            let checked =
                 hub.checked_params(&asked.node, &asked.command, &caller, wanted.params)?;
             Ok(Invoke {
                 node: asked.node.clone(),
                 command: asked.command.clone(),
-                params_json,
+                params_json: checked.params_json,
                 timeout_ms: asked.timeout_ms,
                 idempotency_key: asked.key.clone(),
-                command_text: None,
-                approval: None,
+                command_text: checked.command_text,
+                approval: checked.approval,
                 actor: caller.actor.clone(),
             })
         };

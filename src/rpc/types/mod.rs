@@ -6,6 +6,7 @@
 //! What is only relayed is `Box<RawValue>`: the same bytes, scanned and never rebuilt.
 
 pub mod agent;
+pub mod approval;
 pub mod chat;
 pub mod connect;
 pub mod device;

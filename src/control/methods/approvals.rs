@@ -1,0 +1,136 @@
+//! `exec.approval.*`: clients ask, operators decide.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::super::answer::{error_of, frame, refused};
+use super::super::{Answer, Control};
+use super::params;
+use crate::base::DeviceId;
+use crate::exec::approval::{Approval, DecideError};
+use crate::exec::plan::Prepared;
+use crate::hub::{Asked, Caller, Outcome};
+use crate::nodes::Refused;
+use crate::rpc::types::Done;
+use crate::rpc::types::approval::{
+    ExecApprovalAccepted, ExecApprovalDecision, ExecApprovalIdParams, ExecApprovalRequestParams,
+    ExecApprovalResolveParams,
+};
+use crate::rpc::{ErrorShape, Method, Request, encode};
+
+/// A client's own choice of an id, in bytes.
+const ID_BYTES_MAX: usize = 128;
+
+/// Asks, and answers when somebody has decided; with `twoPhase` the request's id is told first.
+pub(super) fn request(control: &Arc<Control>, caller: &Caller, request: &Request<'_>) -> Answer {
+    let id = request.id.as_ref().to_owned();
+    let (asked, two_phase) = match asked(request) {
+        Ok(asked) => asked,
+        Err(error) => return refused(&id, &error),
+    };
+    let wanted = match control.hub.request_approval(caller, asked) {
+        Ok(Approval { wanted, .. }) => wanted,
+        Err(error) => return refused(&id, &error_of(&error)),
+    };
+    if two_phase {
+        let accepted = ExecApprovalAccepted {
+            status: "accepted",
+            id: &wanted.id,
+            delivery_route: "approval-client",
+            created_at_ms: wanted.created_at_ms,
+            expires_at_ms: wanted.expires_at_ms,
+        };
+        caller.outbox.send(encode::response(&id, &accepted));
+    }
+    decision(control, id, wanted.id, false)
+}
+
+/// Reads a request. Whatever is said beside the plan must say the same.
+fn asked(request: &Request<'_>) -> Result<(Asked, bool), ErrorShape> {
+    let given: ExecApprovalRequestParams = params(Method::ExecApprovalRequest, request)?;
+    let wrong = |why: &str| ErrorShape::invalid_request(why);
+    if given.host.as_deref().is_some_and(|host| host != "node") {
+        return Err(wrong(
+            "this gateway executes on nodes only: host must be node",
+        ));
+    }
+    let node = given
+        .node_id
+        .ok_or_else(|| wrong("nodeId is required for host=node"))?;
+    let node = DeviceId::parse(&node).ok_or_else(|| error_of(&Refused::UnknownNode))?;
+    let plan = given
+        .system_run_plan
+        .ok_or_else(|| wrong("systemRunPlan is required for host=node"))?;
+    let prepared = Prepared::of_plan(plan)
+        .map_err(|error| ErrorShape::invalid_request(format!("systemRunPlan: {error}")))?;
+    let plan = &prepared.plan;
+    let differs = |said: &Option<String>, plan: &Option<String>| said.is_some() && said != plan;
+    if given.command_argv.is_some_and(|argv| argv != plan.argv)
+        || differs(&given.cwd, &plan.cwd)
+        || differs(&given.agent_id, &plan.agent_id)
+        || differs(&given.session_key, &plan.session_key)
+    {
+        return Err(wrong("the request does not match its systemRunPlan"));
+    }
+    let is_id = |id: &String| {
+        (1..=ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    if given.id.as_ref().is_some_and(|id| !is_id(id)) {
+        return Err(wrong("invalid approval id"));
+    }
+    let asked = Asked {
+        id: given.id,
+        node,
+        env: given.env.unwrap_or_default(),
+        timeout_ms: given.timeout_ms,
+        prepared,
+    };
+    Ok((asked, given.two_phase))
+}
+
+pub(super) fn wait(control: &Arc<Control>, request: &Request<'_>) -> Answer {
+    let id = request.id.as_ref().to_owned();
+    match params::<ExecApprovalIdParams>(Method::ExecApprovalWaitDecision, request) {
+        Ok(given) => decision(control, id, given.id, true),
+        Err(error) => refused(&id, &error),
+    }
+}
+
+fn decision(control: &Arc<Control>, id: String, approval: String, with_reason: bool) -> Answer {
+    let control = Arc::clone(control);
+    Answer::Later(Box::pin(async move {
+        let outcome = control.hub.decision(&approval).await;
+        let answer = outcome.ok_or_else(not_found);
+        let answer = answer.map(|outcome: Outcome| ExecApprovalDecision {
+            id: &approval,
+            decision: outcome.decision.map(|decision| decision.as_str()),
+            created_at_ms: outcome.created_at_ms,
+            expires_at_ms: outcome.expires_at_ms,
+            terminal_reason: with_reason.then_some(outcome.reason),
+        });
+        frame(&id, answer)
+    }))
+}
+
+pub(super) fn get(control: &Control, request: &Request<'_>) -> Result<Value, ErrorShape> {
+    let given: ExecApprovalIdParams = params(Method::ExecApprovalGet, request)?;
+    control.hub.approval(&given.id).ok_or_else(not_found)
+}
+
+pub(super) fn resolve(
+    control: &Control,
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<Done, ErrorShape> {
+    let given: ExecApprovalResolveParams = params(Method::ExecApprovalResolve, request)?;
+    control
+        .hub
+        .resolve_approval(caller, &given.id, &given.decision)
+        .map_err(|error| error_of(&error))?;
+    Ok(Done { ok: true })
+}
+
+fn not_found() -> ErrorShape {
+    error_of(&Refused::Decision(DecideError::NotFound))
+}

@@ -1,0 +1,220 @@
+//! What of a command is not shown to those who decide about it: secrets (X13).
+//!
+//! In: argv. Out: argv with `[redacted]` in the place of secrets, to be rendered and never to be run or compared.
+//! Attacker controls: argv. Bounds: one pass over it. Errors: none.
+//!
+//! Hiding must not help whoever asks: only a run of characters that no shell acts on is ever taken out, so that no
+//! `$(…)`, quote or operator disappears behind a name that sounds secret.
+
+const REDACTED: &str = "[redacted]";
+/// A name whose last word is one of these is a secret's.
+const SECRET_WORDS: &[&str] = &[
+    "apikey",
+    "authorization",
+    "cookie",
+    "credential",
+    "credentials",
+    "pass",
+    "passphrase",
+    "passwd",
+    "password",
+    "secret",
+    "token",
+];
+/// `…-key` is a secret only after one of these.
+const KEY_WORDS: &[&str] = &["access", "api", "auth", "private", "secret", "signing"];
+/// What stands before the secret in a header.
+const SCHEMES: &[&str] = &["apikey", "basic", "bearer", "digest", "token"];
+
+/// The arguments as they may be shown.
+pub fn argv(argv: &[String]) -> Vec<String> {
+    let mut after_secret_flag = false;
+    argv.iter()
+        .map(|argument| {
+            let is_value = std::mem::replace(&mut after_secret_flag, is_secret_flag(argument));
+            if is_value && is_harmless(argument) {
+                return REDACTED.to_owned();
+            }
+            text(argument)
+        })
+        .collect()
+}
+
+/// One argument, or the text of a shell.
+pub fn text(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut kept_to = 0;
+    for (at, c) in text.char_indices() {
+        if at < kept_to {
+            continue;
+        }
+        let secret = match c {
+            '=' | ':' if text[at..].starts_with("://") => userinfo(text, at + 3),
+            '=' | ':' | ' ' => value_after(text, at, c),
+            _ => None,
+        };
+        if let Some((start, end)) = secret.filter(|(start, end)| start < end) {
+            shown.push_str(&text[kept_to..start]);
+            shown.push_str(REDACTED);
+            kept_to = end;
+        }
+    }
+    shown.push_str(&text[kept_to..]);
+    shown
+}
+
+/// The value that a secret's name before `at` announces: `NAME=v`, `--name v`, `Name: Scheme v`, `"name": "v"`.
+fn value_after(text: &str, at: usize, separator: char) -> Option<(usize, usize)> {
+    let before = text[..at].trim_end_matches(['"', '\'']);
+    let from = before
+        .rfind(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'))
+        .map_or(0, |at| {
+            at + before[at..].chars().next().map_or(1, char::len_utf8)
+        });
+    let name = &before[from..];
+    if !is_secret_name(name) || (separator == ' ' && !name.starts_with('-')) {
+        return None;
+    }
+    let mut start = at + 1;
+    let mut skip = |what: &[char]| {
+        start += text[start..].len() - text[start..].trim_start_matches(what).len();
+        start
+    };
+    skip(&[' ']);
+    let mut start = skip(&['"', '\'']);
+    let word = &text[start..start + harmless_bytes(&text[start..])];
+    let is_scheme = SCHEMES.contains(&word.to_ascii_lowercase().as_str());
+    if is_scheme && text[start + word.len()..].starts_with(' ') {
+        start += word.len() + 1;
+    }
+    Some((start, start + harmless_bytes(&text[start..])))
+}
+
+/// The secret of `user:secret@host`, or `secret@host`.
+fn userinfo(text: &str, start: usize) -> Option<(usize, usize)> {
+    let authority = text[start..].split('/').next().unwrap_or_default();
+    let authority = &authority[..harmless_bytes(authority)];
+    let info = &authority[..authority.rfind('@')?];
+    let secret_from = info.find(':').map_or(0, |colon| colon + 1);
+    Some((start + secret_from, start + info.len()))
+}
+
+/// How many bytes from the start no shell acts on.
+fn harmless_bytes(text: &str) -> usize {
+    text.find(|c: char| !c.is_ascii_alphanumeric() && !"._+/=-@%:,".contains(c))
+        .unwrap_or(text.len())
+}
+
+fn is_harmless(text: &str) -> bool {
+    !text.is_empty() && harmless_bytes(text) == text.len()
+}
+
+fn is_secret_flag(argument: &str) -> bool {
+    argument.starts_with('-') && is_harmless(argument) && is_secret_name(argument)
+}
+
+/// By its last word, so that `--token-file` and `MAX_TOKENS` stay visible.
+fn is_secret_name(name: &str) -> bool {
+    let mut words: Vec<String> = Vec::new();
+    let mut previous = '-';
+    for c in name.chars() {
+        // `authToken` is two words, `AUTH` is one.
+        if !c.is_ascii_alphanumeric()
+            || (c.is_ascii_uppercase() && previous.is_ascii_lowercase())
+            || words.is_empty()
+        {
+            words.push(String::new());
+        }
+        if c.is_ascii_alphanumeric()
+            && let Some(word) = words.last_mut()
+        {
+            word.push(c.to_ascii_lowercase());
+        }
+        previous = c;
+    }
+    words.retain(|word| !word.is_empty());
+    match words.as_slice() {
+        [.., before, last] if last == "key" => KEY_WORDS.contains(&before.as_str()),
+        [.., last] => SECRET_WORDS.contains(&last.as_str()),
+        [] => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(arguments: &[&str]) -> Vec<String> {
+        let owned: Vec<String> = arguments.iter().map(|it| (*it).to_owned()).collect();
+        argv(&owned)
+    }
+
+    #[test]
+    fn x13_secrets_are_redacted() {
+        for (given, expected) in [
+            (
+                "Authorization: Bearer abc.def-1",
+                "Authorization: Bearer [redacted]",
+            ),
+            (
+                "authorization:Basic dXNlcg==",
+                "authorization:Basic [redacted]",
+            ),
+            ("X-Api-Key: k1", "X-Api-Key: [redacted]"),
+            ("--password=hunter2", "--password=[redacted]"),
+            ("GITHUB_TOKEN=ghp_x", "GITHUB_TOKEN=[redacted]"),
+            (
+                "AWS_SECRET_ACCESS_KEY=a/b+c",
+                "AWS_SECRET_ACCESS_KEY=[redacted]",
+            ),
+            ("clientSecret=x", "clientSecret=[redacted]"),
+            (
+                "https://me:pw@host/p?q=1",
+                "https://me:[redacted]@host/p?q=1",
+            ),
+            ("https://ghp_x@host/p", "https://[redacted]@host/p"),
+            (
+                r#"curl -H "Authorization: Bearer abc" --token t2 -d '{"password": "p w"}' x"#,
+                r#"curl -H "Authorization: Bearer [redacted]" --token [redacted] -d '{"password": "[redacted] w"}' x"#,
+            ),
+        ] {
+            assert_eq!(text(given), expected);
+        }
+        assert_eq!(
+            shown(&["x", "--token", "t", "t"]),
+            ["x", "--token", "[redacted]", "t"]
+        );
+    }
+
+    #[test]
+    fn x13_nothing_that_a_shell_acts_on_is_hidden() {
+        for kept in [
+            "TOKEN=$(touch /tmp/x)",
+            "Authorization: Bearer `id`",
+            "--password '; rm -rf x'",
+            "PASSWORD=\\x",
+            "https://a:$(id)@host/",
+        ] {
+            assert_eq!(text(kept), kept.to_owned(), "{kept}");
+        }
+        assert_eq!(text("PASSWORD=a;id"), "PASSWORD=[redacted];id");
+        assert_eq!(shown(&["ssh", "--password", "; rm -rf x"])[2], "; rm -rf x");
+    }
+
+    #[test]
+    fn names_that_only_sound_secret_stay() {
+        for kept in [
+            "--token-file=/etc/t",
+            "MAX_TOKENS=5",
+            "--tokenizer gpt2",
+            "PWD=/x",
+            "GIT_ASKPASS=/tmp/x",
+            "KEY=v",
+            "http://host:80/a@b",
+            "pass the salt",
+            "é: x",
+        ] {
+            assert_eq!(text(kept), kept.to_owned());
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! No approval can be turned into a different execution (rows X1–X13, N5): the real program, the real node host.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::run::{Lab, chat_end, message, text_of};
+use crate::support::{Connect, Device, Gateway, Peer, Setup, WireError};
+
+/// An operator who may write, and not approve.
+fn writer(gateway: &Gateway) -> Peer {
+    let mut peer = Peer::open(gateway);
+    let scopes = ["operator.read", "operator.write"];
+    peer.connect(&Connect::cli().scopes(&scopes)).unwrap();
+    peer
+}
+
+fn node_id(lab: &Lab) -> Value {
+    lab.gateway.cli_json(&["nodes", "list"])["nodes"][0]["nodeId"].clone()
+}
+
+fn resolve(peer: &mut Peer, id: &Value, decision: &str) -> Result<Value, WireError> {
+    let params = json!({"id": id, "decision": decision});
+    peer.call("exec.approval.resolve", &params)
+}
+
+fn is_not_found(error: &WireError) -> bool {
+    error.message() == "unknown or expired approval id"
+        && error.0["details"]["reason"] == "APPROVAL_NOT_FOUND"
+        && error.0["details"]["remediation"].is_string()
+}
+
+/// A client that asks, the node that it asks about, and who decides.
+struct Asking {
+    lab: Lab,
+    node: Value,
+    client: Peer,
+    approver: Peer,
+}
+
+impl Asking {
+    fn start() -> Self {
+        let lab = Lab::start();
+        Self {
+            node: node_id(&lab),
+            client: Peer::operator(&lab.gateway),
+            approver: Peer::operator(&lab.gateway),
+            lab,
+        }
+    }
+
+    fn invoke(&mut self, command: &str, params: &Value) -> Result<Value, WireError> {
+        invoke(&mut self.client, &self.node, command, params)
+    }
+
+    fn plan(&mut self, argv: &[&str]) -> Value {
+        let prepared = self.invoke("system.run.prepare", &json!({"command": argv}));
+        prepared.unwrap()["payload"]["plan"].take()
+    }
+
+    /// Asks for an approval of a plan; the frame's id and the approval's.
+    fn ask(&mut self, plan: &Value, more: &Value) -> (String, Value) {
+        let mut params = json!({
+            "command": plan["commandText"], "commandArgv": plan["argv"], "systemRunPlan": plan,
+            "cwd": plan["cwd"], "nodeId": self.node, "host": "node", "twoPhase": true,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            params[key] = value.clone();
+        }
+        let frame = self.client.request("exec.approval.request", &params);
+        let accepted = self.client.answer(&frame).unwrap();
+        assert_eq!(accepted["status"], "accepted");
+        assert_eq!(accepted["deliveryRoute"], "approval-client");
+        (frame, accepted["id"].clone())
+    }
+
+    /// A plan that was asked about and allowed.
+    fn allowed(&mut self, argv: &[&str], more: &Value) -> Value {
+        let plan = self.plan(argv);
+        let (frame, id) = self.ask(&plan, more);
+        resolve(&mut self.approver, &id, "allow-once").unwrap();
+        assert_eq!(
+            self.client.answer(&frame).unwrap()["decision"],
+            "allow-once"
+        );
+        run_params(&plan, &id)
+    }
+}
+
+fn invoke(
+    peer: &mut Peer,
+    node: &Value,
+    command: &str,
+    params: &Value,
+) -> Result<Value, WireError> {
+    let key = Device::new().id;
+    peer.call(
+        "node.invoke",
+        &json!({"nodeId": node, "command": command, "params": params, "idempotencyKey": key}),
+    )
+}
+
+/// `system.run` as the official client sends it after an approval.
+fn run_params(plan: &Value, id: &Value) -> Value {
+    json!({
+        "command": plan["argv"], "rawCommand": plan["commandText"], "systemRunPlan": plan,
+        "cwd": plan["cwd"], "runId": id, "approved": true, "approvalDecision": "allow-once",
+    })
+}
+
+#[test]
+fn what_an_operator_allows_runs_once() {
+    let lab = Lab::start();
+    let log = lab.path("log");
+    let mut approver = Peer::operator(&lab.gateway);
+    let mut writer = writer(&lab.gateway);
+    let text = format!("/run echo line >> {}", log.display());
+    writer.call("chat.send", &message(&text, "k")).unwrap();
+    let asked = approver.event("exec.approval.requested");
+    let command = asked["request"]["command"].as_str().unwrap();
+    assert!(
+        command.starts_with("/bin/sh -lc \"echo line >> "),
+        "{command}"
+    );
+    assert_eq!(asked["request"]["nodeId"], node_id(&lab));
+    assert_eq!(asked["request"]["sessionKey"], "agent:main:main");
+    assert_eq!(asked["request"]["agentId"], "main");
+    assert!(!log.exists());
+    resolve(&mut approver, &asked["id"], "allow-once").unwrap();
+    let end = chat_end(&mut writer, "k");
+    assert!(text_of(&end).contains("exit code 0"), "{end}");
+    assert_eq!(fs::read_to_string(&log).unwrap(), "line\n");
+    let resolved = approver.event("exec.approval.resolved");
+    assert_eq!(resolved["decision"], "allow-once");
+    assert_eq!(
+        resolve(&mut approver, &asked["id"], "allow-once").unwrap()["ok"],
+        true
+    );
+    let error = resolve(&mut approver, &asked["id"], "deny").unwrap_err();
+    assert_eq!(error.message(), "approval already resolved");
+    assert_eq!(error.0["details"]["reason"], "APPROVAL_ALREADY_RESOLVED");
+    // The turn's own approval is of no use to anybody else.
+    let stolen = run_params(&asked["request"]["systemRunPlan"], &asked["id"]);
+    let error = invoke(&mut writer, &node_id(&lab), "system.run", &stolen).unwrap_err();
+    assert_eq!(error.message(), "approval required");
+    assert_eq!(fs::read_to_string(&log).unwrap(), "line\n");
+    let audit = lab.gateway.audit();
+    for kind in ["approval.requested", "approval.decided"] {
+        assert!(audit.contains(kind), "{kind}");
+    }
+}
+
+#[test]
+fn what_is_denied_does_not_run() {
+    let lab = Lab::start();
+    let proof = lab.path("ran");
+    let mut approver = Peer::operator(&lab.gateway);
+    let mut writer = writer(&lab.gateway);
+    let text = format!("/run touch {}", proof.display());
+    // X11: a word that is no decision denies, and says that it was none.
+    for (key, decision) in [("no", "deny"), ("almost", "allow-once "), ("yes", "yes")] {
+        writer.call("chat.send", &message(&text, key)).unwrap();
+        let asked = approver.event("exec.approval.requested");
+        let answer = resolve(&mut approver, &asked["id"], decision);
+        if key != "no" {
+            assert_eq!(answer.unwrap_err().message(), "invalid decision");
+        }
+        let end = chat_end(&mut writer, key);
+        assert!(text_of(&end).contains("approval denied"), "{end}");
+        let error = resolve(&mut approver, &asked["id"], "allow-once").unwrap_err();
+        assert_eq!(error.message(), "approval already resolved");
+    }
+    assert!(!proof.exists());
+}
+
+#[test]
+fn x10_a_requester_without_the_scope_cannot_decide() {
+    let lab = Lab::start();
+    let mut approver = Peer::operator(&lab.gateway);
+    let mut writer = writer(&lab.gateway);
+    writer
+        .call("chat.send", &message("/run echo x", "k"))
+        .unwrap();
+    let asked = approver.event("exec.approval.requested");
+    let id = &asked["id"];
+    for (method, params) in [
+        (
+            "exec.approval.resolve",
+            json!({"id": id, "decision": "allow-once"}),
+        ),
+        ("exec.approval.get", json!({"id": id})),
+        ("exec.approval.list", json!({})),
+        ("exec.approval.waitDecision", json!({"id": id})),
+        ("exec.approval.request", json!({"nodeId": "x"})),
+    ] {
+        let error = writer.call(method, &params).unwrap_err();
+        assert_eq!(error.code(), "FORBIDDEN", "{method}");
+        assert_eq!(error.message(), "missing scope: operator.approvals");
+    }
+    assert!(!writer.has_heard("exec.approval.requested"));
+    let listed = approver.call("exec.approval.list", &json!({})).unwrap();
+    assert_eq!(listed[0]["id"], *id);
+}
+
+#[test]
+fn nobody_is_asked_when_nobody_could_answer() {
+    let lab = Lab::start();
+    let mut alone = Peer::operator(&lab.gateway);
+    let node = node_id(&lab);
+    let plan = json!({"argv": ["/bin/true"], "cwd": "/", "commandText": "/bin/true"});
+    let asked = json!({"nodeId": node, "systemRunPlan": plan});
+    let error = alone.call("exec.approval.request", &asked).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "approval required: nobody who could approve is connected"
+    );
+    // A client that says that it shows requests may answer its own, with the scope.
+    let mut shows = Peer::open(&lab.gateway);
+    drop(alone);
+    shows
+        .connect(&Connect::cli().with("caps", json!(["exec-approvals"])))
+        .unwrap();
+    let frame = shows.request("exec.approval.request", &asked);
+    let event = shows.event("exec.approval.requested");
+    resolve(&mut shows, &event["id"], "deny").unwrap();
+    assert_eq!(shows.answer(&frame).unwrap()["decision"], "deny");
+}
+
+#[test]
+fn x9_a_cancelled_turn_takes_its_request_with_it() {
+    let lab = Lab::start();
+    let proof = lab.path("ran");
+    let mut approver = Peer::operator(&lab.gateway);
+    let mut writer = writer(&lab.gateway);
+    let text = format!("/run touch {}", proof.display());
+    writer.call("chat.send", &message(&text, "k")).unwrap();
+    let asked = approver.event("exec.approval.requested");
+    let abort = json!({"sessionKey": "main", "runId": "k"});
+    writer.call("chat.abort", &abort).unwrap();
+    let resolved = approver.event("exec.approval.resolved");
+    assert_eq!(resolved["terminalReason"], "run-aborted");
+    assert_eq!(resolved["decision"], "deny");
+    let error = resolve(&mut approver, &asked["id"], "allow-once").unwrap_err();
+    assert!(is_not_found(&error), "{error:?}");
+    assert_eq!(
+        approver.call("exec.approval.list", &json!({})).unwrap(),
+        json!([])
+    );
+    assert!(!proof.exists());
+}
+
+#[test]
+fn x9_a_request_ends_with_its_time_and_with_its_connection() {
+    let mut it = Asking::start();
+    let plan = it.plan(&["true"]);
+    let (frame, id) = it.ask(&plan, &json!({"timeoutMs": 1}));
+    assert_eq!(it.client.answer(&frame).unwrap()["decision"], Value::Null);
+    assert_eq!(
+        it.approver.event("exec.approval.resolved")["terminalReason"],
+        "timeout"
+    );
+    let error = resolve(&mut it.approver, &id, "allow-once").unwrap_err();
+    assert!(is_not_found(&error), "{error:?}");
+    let (_, id) = it.ask(&plan, &json!({}));
+    let Asking {
+        client,
+        mut approver,
+        ..
+    } = it;
+    client.leave();
+    approver.event("exec.approval.resolved");
+    let error = resolve(&mut approver, &id, "allow-once").unwrap_err();
+    assert!(is_not_found(&error), "{error:?}");
+}
+
+#[test]
+fn a_restart_ends_what_was_pending_and_says_so() {
+    let mut it = Asking::start();
+    let plan = it.plan(&["true"]);
+    let (_, pending) = it.ask(&plan, &json!({}));
+    let allowed = it.allowed(&["true"], &json!({}));
+    it.lab.gateway.kill();
+    it.lab.gateway.restart();
+    it.lab.node_returns();
+    it.client = Peer::operator(&it.lab.gateway);
+    it.approver = Peer::operator(&it.lab.gateway);
+    let error = resolve(&mut it.approver, &pending, "allow-once").unwrap_err();
+    assert!(is_not_found(&error), "{error:?}");
+    let error = it.invoke("system.run", &allowed).unwrap_err();
+    assert_eq!(error.message(), "approval required");
+}
+
+#[test]
+fn n5_the_official_way_from_a_request_to_its_run() {
+    let mut it = Asking::start();
+    let plan = it.plan(&["echo", "approved hello"]);
+    let (frame, id) = it.ask(&plan, &json!({"timeoutMs": 60_000}));
+    let event = it.approver.event("exec.approval.requested");
+    assert_eq!(event["id"], id);
+    let request = &event["request"];
+    assert_eq!(request["command"], plan["commandText"]);
+    assert_eq!(request["systemRunBinding"]["argv"], plan["argv"]);
+    assert_eq!(request["systemRunPlan"], plan, "with the file's hash");
+    assert_eq!(request["allowedDecisions"], json!(["allow-once", "deny"]));
+    assert_eq!(request["bindingSha256"].as_str().unwrap().len(), 64);
+    let got = it.approver.call("exec.approval.get", &json!({"id": id}));
+    assert_eq!(got.unwrap()["commandText"], plan["commandText"]);
+    let waiting = it
+        .client
+        .request("exec.approval.waitDecision", &json!({"id": id}));
+    let early = it.invoke("system.run", &run_params(&plan, &id));
+    let early = early.unwrap_err();
+    assert_eq!(early.message(), "approval required");
+    assert_eq!(early.detail(), "APPROVAL_REQUIRED");
+    assert_eq!(early.0["details"]["runId"], id);
+    resolve(&mut it.approver, &id, "allow-once").unwrap();
+    let waited = it.client.answer(&waiting).unwrap();
+    assert_eq!(waited["decision"], "allow-once");
+    assert_eq!(waited["terminalReason"], "user");
+    assert_eq!(it.client.answer(&frame).unwrap()["decision"], "allow-once");
+    let ran = it.invoke("system.run", &run_params(&plan, &id)).unwrap();
+    assert_eq!(ran["payload"]["stdout"], "approved hello\n");
+    let again = it.invoke("system.run", &run_params(&plan, &id));
+    assert_eq!(again.unwrap_err().message(), "approval required");
+}
+
+#[test]
+fn x1_whatever_differs_from_what_was_approved_is_refused() {
+    let mut it = Asking::start();
+    let good = it.allowed(&["echo", " x"], &json!({"env": {"LANG": "C"}}));
+    let with = |key: &str, value: Value| {
+        let mut params = good.clone();
+        params["env"] = json!({"LANG": "C"});
+        params[key] = value;
+        params
+    };
+    let mut other_plan = good["systemRunPlan"].clone();
+    other_plan["mutableFileOperand"]["sha256"] = json!("00");
+    let mut no_snapshot = good["systemRunPlan"].clone();
+    no_snapshot
+        .as_object_mut()
+        .unwrap()
+        .remove("policySnapshot");
+    let request = "approval id does not match request";
+    let env = "approval id env binding mismatch";
+    for (params, message) in [
+        (with("command", json!([good["command"][0], "x"])), request),
+        (with("cwd", json!("/")), request),
+        (with("agentId", json!("main")), request),
+        (with("sessionKey", json!("agent:main:main")), request),
+        (with("systemRunPlan", other_plan), request),
+        (with("systemRunPlan", no_snapshot), request),
+        (with("env", json!({"LANG": "C", "LD_PRELOAD": "/x"})), env),
+        (with("env", json!({})), env),
+    ] {
+        let error = it.invoke("system.run", &params).unwrap_err();
+        assert_eq!(error.message(), message, "{params}");
+    }
+    let good = with("approvalDecision", json!("allow-always"));
+    // Another client, although it may approve; and another node.
+    let error = invoke(&mut it.approver, &it.node, "system.run", &good).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "approval id not valid for this client/device"
+    );
+    let other = Device::new();
+    let connect = Connect::node().with("commands", json!(["system.run"]));
+    let (_other_node, _) = Peer::admitted(&it.lab.gateway, &connect, &other);
+    let pending = it.lab.gateway.cli_json(&["nodes", "pending"]);
+    let rid = pending["pending"][0]["requestId"].as_str().unwrap();
+    assert!(
+        it.lab
+            .gateway
+            .cli(&["nodes", "approve", rid])
+            .status
+            .success()
+    );
+    let error = invoke(&mut it.client, &json!(other.id), "system.run", &good).unwrap_err();
+    assert_eq!(error.message(), "approval id not valid for this node");
+    // None of this has used it up.
+    let ran = it.invoke("system.run", &good).unwrap();
+    assert_eq!(ran["payload"]["stdout"], " x\n");
+}
+
+#[test]
+fn x4_a_script_that_was_edited_after_the_approval_does_not_run() {
+    let mut it = Asking::start();
+    let script = it.lab.path("script.sh");
+    let proof = it.lab.path("ran");
+    fs::write(&script, "true\n").unwrap();
+    let good = it.allowed(&["sh", script.to_str().unwrap()], &json!({}));
+    fs::write(&script, format!("touch {}\n", proof.display())).unwrap();
+    let error = it.invoke("system.run", &good).unwrap_err();
+    assert!(
+        error.message().contains("script operand changed"),
+        "{error:?}"
+    );
+    assert!(!proof.exists());
+}
+
+#[test]
+fn x12_a_node_that_denies_is_not_overruled() {
+    let gateway = Setup::default()
+        .config(r#"{"tools":{"exec":{"mode":"full"}}}"#)
+        .start();
+    let denies = r#"{"tools":{"exec":{"mode":"deny"}}}"#;
+    let lab = Lab::with_node_config(gateway, Some(denies));
+    let said = lab.say("/run echo x");
+    assert!(said.contains("security=deny"), "{said}");
+}
+
+#[test]
+fn x13_what_is_shown_holds_no_secret_and_what_runs_does() {
+    let mut it = Asking::start();
+    let header = "Authorization: Bearer abc.def";
+    let plan = it.plan(&["echo", header, "--password", "hunter2"]);
+    let (_, id) = it.ask(&plan, &json!({}));
+    let event = it.approver.event("exec.approval.requested").to_string();
+    assert!(
+        event.contains("Authorization: Bearer [redacted]"),
+        "{event}"
+    );
+    let list = it.approver.call("exec.approval.list", &json!({})).unwrap();
+    resolve(&mut it.approver, &id, "allow-once").unwrap();
+    let ran = it.invoke("system.run", &run_params(&plan, &id)).unwrap();
+    assert_eq!(
+        ran["payload"]["stdout"],
+        format!("{header} --password hunter2\n")
+    );
+    for shown in [event, list.to_string(), it.lab.gateway.audit()] {
+        assert!(!shown.contains("abc.def") && !shown.contains("hunter2"));
+    }
+}
