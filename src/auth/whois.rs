@@ -17,6 +17,8 @@ pub enum Whois {
     Found {
         login: String,
     },
+    /// A node that belongs to its tags, and so to nobody.
+    Tagged,
     /// No error, but no node of the tailnet either.
     NotFound,
     /// No answer in time, or none that could be read.
@@ -44,6 +46,7 @@ pub fn question(claim: &TailscaleClaim) -> Result<(IpAddr, &str), WhoisRefusal> 
 pub fn judge(claimed: &str, answer: &Whois) -> Result<String, WhoisRefusal> {
     match answer {
         Whois::NotFound | Whois::Failed => Err(WhoisRefusal::Failed),
+        Whois::Tagged => Err(WhoisRefusal::Mismatch),
         Whois::Found { login } if login.is_empty() || login == TAGGED => {
             Err(WhoisRefusal::Mismatch)
         }
@@ -79,6 +82,10 @@ mod tests {
         ] {
             assert_eq!(judge(claimed, &answer), Err(WhoisRefusal::Mismatch));
         }
+        assert_eq!(
+            judge("tagged-devices", &Whois::Tagged),
+            Err(WhoisRefusal::Mismatch)
+        );
         for answer in [Whois::Failed, Whois::NotFound] {
             assert_eq!(judge("alice@x.example", &answer), Err(WhoisRefusal::Failed));
         }

@@ -81,6 +81,24 @@ pub const FORWARDED_HOPS_MAX: usize = 16;
 /// One client, origin or identity header that we read, in bytes.
 pub const INGRESS_HEADER_BYTES_MAX: usize = 4 * KIB;
 
+// The local Tailscale daemon.
+
+/// One question to it, from the wait for a place to the last byte. It answers from memory, in milliseconds.
+pub const TAILNET_TIMEOUT: Duration = Duration::from_secs(3);
+/// Questions to it at once; more wait.
+pub const TAILNET_QUESTIONS_MAX: usize = 8;
+/// One answer, in bytes. A node with many capabilities has a few thousand.
+pub const TAILNET_ANSWER_BYTES_MAX: u64 = 256 * 1024;
+/// How long a login that it named is believed without asking again: a page that reconnects does not burden it, and who has
+/// left the tailnet is not admitted longer than this.
+pub const TAILNET_ANSWER_AGE: Duration = Duration::from_secs(5);
+/// Addresses whose answers are remembered; whoever can reach the listener names them.
+pub const TAILNET_ANSWERS_MAX: usize = 256;
+/// How often it is asked for this host's name, which changes when somebody renames the machine.
+pub const TAILNET_NAME_INTERVAL: Duration = Duration::from_secs(300);
+/// How often while it does not answer: it may be started after the Gateway.
+pub const TAILNET_NAME_RETRY: Duration = Duration::from_secs(10);
+
 // Callers.
 
 /// Calls without the right role or scope before the session is ended.

@@ -1,12 +1,14 @@
-//! Sockets: who listens where, TLS on them, and one driver between a socket and the WebSocket codec.
+//! Sockets: who listens where, TLS on them, one driver between a socket and the WebSocket codec, and the local Tailscale
+//! daemon.
 //!
 //! In: addresses, certificates, and the bytes of peers. Out: accepted sockets, and the events of [`ws_io`].
 //! Attacker controls: what peers send and how fast they read. Bounds: `ws::Limits`, `limits::HANDSHAKE_TIMEOUT`.
-//! Errors: [`BindError`], [`TlsError`](tls::TlsError), [`WsIoError`].
+//! Errors: [`BindError`], [`TlsError`](tls::TlsError), [`WsIoError`], [`TailnetError`].
 
 pub mod bind;
 pub mod fingerprint;
 pub mod port_owner;
+pub mod tailnet;
 #[cfg(feature = "tls")]
 pub mod tls;
 #[cfg(not(feature = "tls"))]
@@ -16,4 +18,5 @@ pub mod ws_io;
 
 pub use bind::BindError;
 pub use fingerprint::Fingerprint;
+pub use tailnet::{Tailnet, TailnetError};
 pub use ws_io::{WsIo, WsIoError};
