@@ -21,9 +21,12 @@ pub struct Cli {
 /// Flags of every command that talks to a Gateway.
 #[derive(Args, Default)]
 pub struct Common {
-    /// The Gateway's address (ws://…); needs --token or --password
+    /// The Gateway's address (ws://… or wss://…); needs --token or --password
     #[arg(long, global = true)]
     pub url: Option<String>,
+    /// The only certificate that is accepted over wss:// (SHA-256, as the Gateway printed it)
+    #[arg(long, global = true, value_name = "SHA256")]
+    pub tls_fingerprint: Option<String>,
     /// The shared token, or a device token
     #[arg(long, global = true)]
     pub token: Option<String>,
@@ -239,12 +242,18 @@ pub enum Node {
 #[cfg(feature = "node-host")]
 #[derive(Args)]
 pub struct NodeRunArgs {
-    /// The Gateway's host
+    /// The Gateway's host; or give --url
     #[arg(long, default_value = "127.0.0.1")]
     pub host: String,
     /// The Gateway's port
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
+    /// Use TLS; the default for the Gateway of this machine if its config says so
+    #[arg(long, conflicts_with = "no_tls")]
+    pub tls: bool,
+    /// Use no TLS
+    #[arg(long)]
+    pub no_tls: bool,
     /// The node's name; the host's if absent
     #[arg(long)]
     pub display_name: Option<String>,

@@ -12,33 +12,31 @@ use crate::base::Secret;
 use crate::client::call::shown;
 use crate::client::credentials::{self, Caller, Query, Target};
 use crate::client::{ConnectError, Endpoint, Identity, Sent, WsUrl};
-use crate::config::{ExecMode, Settings};
+use crate::config::{ExecMode, GatewayMode, Settings};
 use crate::exec::Mode;
 use crate::machine;
 use crate::node_host::connect::{self, Notice, Stopped};
 use crate::node_host::{Host, Settings as HostSettings};
 
 pub async fn run(context: &Context, args: &NodeRunArgs) -> Result<(), Failure> {
-    if context.common.url.is_some() {
-        return Err(Failure::new(Exit::Config, "node run takes no --url")
-            .with_remedy("say --host and --port"));
-    }
     let settings = &context.settings;
-    let port = match args.port {
-        Some(port) => port,
-        None => settings.port(None)?,
-    };
+    let url = session::pinned(context, url(context, args)?)?;
+    let shared = shared(context);
+    if context.common.url.is_some() {
+        // An address from elsewhere gets only what is given with it (D4), and without that no byte.
+        shared().map_err(|why| Failure::new(Exit::Config, why))?;
+    }
     let identity = Arc::new(Identity::load_or_create(&settings.paths.identity_dir())?);
     output::note(&format!("node {}", identity.id()));
     let host = HostSettings::of_process(mode(settings))
         .map(Host::new)
         .map_err(|error| Failure::new(Exit::Config, format!("no working directory: {error}")))?;
     let host_settings = connect::Settings {
-        endpoint: Endpoint::Tcp(WsUrl::new(args.host.trim_matches(['[', ']']), port)),
+        endpoint: Endpoint::Tcp(url),
         identity,
         display_name: args.display_name.clone().unwrap_or_else(machine::host_name),
         break_glass: session::break_glass(&settings.env),
-        shared: shared(context),
+        shared,
         notify: Box::new(|notice| output::note(&sentence(notice))),
     };
     let stop = stop_signal()?;
@@ -52,6 +50,21 @@ pub async fn run(context: &Context, args: &NodeRunArgs) -> Result<(), Failure> {
         Stopped::Refused(error) => Err(error.into()),
         Stopped::Credentials(why) => Err(Failure::new(Exit::Config, why)),
     }
+}
+
+fn url(context: &Context, args: &NodeRunArgs) -> Result<WsUrl, Failure> {
+    if let Some(url) = &context.common.url {
+        return Ok(WsUrl::parse(url)?);
+    }
+    let settings = &context.settings;
+    let port = match args.port {
+        Some(port) => port,
+        None => settings.port(None)?,
+    };
+    let mut url = WsUrl::new(args.host.trim_matches(['[', ']']), port);
+    let is_ours = url.host == "127.0.0.1" && settings.gateway.mode == GatewayMode::Local;
+    url.tls = args.tls || !args.no_tls && is_ours && settings.gateway.tls.source.is_some();
+    Ok(url)
 }
 
 /// The node's own policy. It can only narrow what the Gateway decides; a node that is told to ask leaves the asking to the
@@ -75,10 +88,14 @@ fn shared(context: &Context) -> Box<dyn Fn() -> Result<Sent, String> + Send + Sy
     };
     let token = explicit(&context.common.token);
     let password = explicit(&context.common.password);
+    let target = match context.common.url {
+        Some(_) => Target::FlagUrl,
+        None => Target::Configured,
+    };
     Box::new(move || {
         let chosen = credentials::choose(&Query {
             mode: session::mode(&settings),
-            target: Target::Configured,
+            target,
             caller: Caller::NodeHost,
             explicit_token: token.as_ref(),
             explicit_password: password.as_ref(),

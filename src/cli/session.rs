@@ -17,6 +17,7 @@ use crate::client::{
 };
 use crate::config::{ConfigError, Env, GatewayMode, SecretInput, Settings};
 use crate::machine;
+use crate::net::{Fingerprint, tls};
 use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL, PROTOCOL_MIN_NODE};
 
 const URL_ENV: &str = "OPENCLAW_GATEWAY_URL";
@@ -125,10 +126,19 @@ pub fn route(context: &Context, caller: Caller) -> Result<Route, Failure> {
         (Some(url), _) => (Target::FlagUrl, vec![Endpoint::Tcp(WsUrl::parse(url)?)]),
         (None, Some(url)) => (Target::EnvUrl, vec![Endpoint::Tcp(WsUrl::parse(&url)?)]),
         (None, None) => {
-            let with_secret = token.is_some() || password.is_some();
-            (Target::Configured, configured(settings, with_secret)?)
+            // A pin asks for the network, too: on the admin socket there is nothing to pin.
+            let explicit =
+                token.is_some() || password.is_some() || common.tls_fingerprint.is_some();
+            (Target::Configured, configured(settings, explicit)?)
         }
     };
+    let endpoints = endpoints
+        .into_iter()
+        .map(|endpoint| match endpoint {
+            Endpoint::Tcp(url) => pinned(context, url).map(Endpoint::Tcp),
+            admin @ Endpoint::Admin(_) => Ok(admin),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
     // Through the admin socket our user id is the credential, so none is looked up, let alone sent.
     if let [Endpoint::Admin(_)] = endpoints.as_slice() {
         return Ok(Route {
@@ -173,7 +183,9 @@ fn configured(settings: &Settings, explicit: bool) -> Result<Vec<Endpoint>, Fail
             return Ok(vec![Endpoint::Admin(socket)]);
         }
         let port = settings.port(None)?;
-        return Ok(vec![Endpoint::Tcp(WsUrl::new("127.0.0.1", port))]);
+        let mut url = WsUrl::new("127.0.0.1", port);
+        url.tls = settings.gateway.tls.source.is_some();
+        return Ok(vec![Endpoint::Tcp(url)]);
     }
     if remote.over_ssh {
         return Err(ConfigError::NotServed {
@@ -190,15 +202,46 @@ fn configured(settings: &Settings, explicit: bool) -> Result<Vec<Endpoint>, Fail
         }
         .into());
     };
-    let url = WsUrl::parse(url)?;
-    if remote.tls_fingerprint.is_some() {
-        return Err(ConfigError::Conflict {
-            setting: "gateway.remote.tlsFingerprint".to_owned(),
-            why: "a pin has no meaning for a ws:// address; remove one of the two".to_owned(),
+    Ok(vec![Endpoint::Tcp(WsUrl::parse(url)?)])
+}
+
+/// The address with the pin that belongs to it: the flag's; or the configured one, whichever way that origin was named
+/// (D3); or, for the Gateway of this machine, that of the certificate in its files.
+pub fn pinned(context: &Context, mut url: WsUrl) -> Result<WsUrl, Failure> {
+    const FLAG: &str = "--tls-fingerprint";
+    const SETTING: &str = "gateway.remote.tlsFingerprint";
+    let gateway = &context.settings.gateway;
+    let pin = |place: &str, text: &str| {
+        if !url.tls {
+            return Err(Failure::from(ConfigError::Conflict {
+                setting: place.to_owned(),
+                why: "a pin has no meaning for a ws:// address; use wss://, or remove it"
+                    .to_owned(),
+            }));
         }
-        .into());
-    }
-    Ok(vec![Endpoint::Tcp(url)])
+        Fingerprint::parse(text).map(Some).ok_or_else(|| {
+            Failure::from(ConfigError::BadValue {
+                setting: place.to_owned(),
+                got: "no fingerprint".to_owned(),
+                want: "64 hexadecimal digits, with or without colons".to_owned(),
+            })
+        })
+    };
+    let remote = &gateway.remote;
+    let is_remote = match &remote.url {
+        Some(remote) => WsUrl::parse(remote).is_ok_and(|remote| remote.is_same_origin(&url)),
+        None => false,
+    };
+    let is_ours = gateway.mode == GatewayMode::Local
+        && matches!(url.host.as_str(), "127.0.0.1" | "::1" | "localhost")
+        && url.port == context.settings.port(None)?;
+    url.pin = match (&context.common.tls_fingerprint, &remote.tls_fingerprint) {
+        (Some(text), _) => pin(FLAG, text)?,
+        (None, Some(text)) if is_remote => pin(SETTING, text)?,
+        _ if is_ours && url.tls => gateway.tls.source.as_ref().and_then(tls::fingerprint_of),
+        _ => None,
+    };
+    Ok(url)
 }
 
 /// Whether somebody listens. A socket that a crash left behind must not hide a Gateway on the port.

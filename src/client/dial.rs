@@ -1,27 +1,26 @@
 //! From an address to a WebSocket connection.
 //!
-//! In: a `ws://` address or the admin socket's path. Out: a [`WsIo`] after the opening handshake. Attacker controls:
+//! In: a `ws://` or `wss://` address, or the admin socket's path. Out: a [`WsIo`] after the opening handshake. Attacker controls:
 //! the name service's answers and every byte of the response. Bounds: `ADDRESSES_MAX` addresses,
 //! `limits::HTTP_HEAD_BYTES_MAX` bytes of response head; the caller sets the time. Errors: [`DialError`].
 //!
 //! Plaintext goes to loopback only (D2). The break-glass variable opens private networks and nothing public; it is
-//! judged on the resolved address, and that very address is then dialled.
+//! judged on the resolved address, and that very address is then dialled. A pin belongs to the address, so that no
+//! request goes to that origin without it (D3).
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::base::limits;
 use crate::ingress::cidr::{canonical, is_tailnet};
 use crate::machine;
-use crate::net::WsIo;
+use crate::net::{Fingerprint, WsIo};
 use crate::ws::{
     Limits,
     handshake::{ClientHandshake, ClientRequestError, ResponseError},
@@ -30,6 +29,7 @@ use crate::ws::{
 /// Addresses that one name may resolve to.
 const ADDRESSES_MAX: usize = 16;
 const PORT_DEFAULT: u16 = 80;
+const PORT_DEFAULT_TLS: u16 = 443;
 /// Opens plaintext to private networks.
 pub const BREAK_GLASS_ENV: &str = "OPENCLAW_ALLOW_INSECURE_PRIVATE_WS";
 
@@ -45,6 +45,7 @@ impl Endpoint {
     /// A name under which a Gateway's device token is kept.
     pub fn key(&self) -> String {
         match self {
+            Self::Tcp(url) if url.tls => format!("wss://{}", url.authority()),
             Self::Tcp(url) => url.authority(),
             Self::Admin(path) => format!("unix:{}", path.display()),
         }
@@ -54,19 +55,25 @@ impl Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(url) => write!(f, "ws://{}{}", url.authority(), url.path),
+            Self::Tcp(url) => {
+                let scheme = if url.tls { "wss" } else { "ws" };
+                write!(f, "{scheme}://{}{}", url.authority(), url.path)
+            }
             Self::Admin(path) => write!(f, "{}", path.display()),
         }
     }
 }
 
-/// A `ws://` address, taken apart.
+/// A `ws://` or `wss://` address, taken apart.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WsUrl {
     /// Without brackets.
     pub host: String,
     pub port: u16,
     pub path: String,
+    pub tls: bool,
+    /// The only certificate that is accepted there, in place of what the system trusts.
+    pub pin: Option<Fingerprint>,
 }
 
 impl WsUrl {
@@ -75,6 +82,8 @@ impl WsUrl {
             host: host.into(),
             port,
             path: "/".to_owned(),
+            tls: false,
+            pin: None,
         }
     }
 
@@ -88,11 +97,11 @@ impl WsUrl {
         let (scheme, rest) = text
             .split_once("://")
             .ok_or(bad("it has no scheme; write ws://host:port"))?;
-        match scheme.to_ascii_lowercase().as_str() {
-            "ws" => {}
-            "wss" => return Err(DialError::TlsNotServed),
-            _ => return Err(bad("its scheme is not ws")),
-        }
+        let tls = match scheme.to_ascii_lowercase().as_str() {
+            "ws" => false,
+            "wss" => true,
+            _ => return Err(bad("its scheme is neither ws nor wss")),
+        };
         if rest.contains(['?', '#']) {
             return Err(bad(
                 "it has a query or a fragment; secrets never travel in an address",
@@ -107,11 +116,21 @@ impl WsUrl {
         }
         let (host, port) =
             split_authority(authority).ok_or(bad("its host or port is malformed"))?;
+        let default = if tls { PORT_DEFAULT_TLS } else { PORT_DEFAULT };
         Ok(Self {
             host: host.to_owned(),
-            port,
+            port: port.unwrap_or(default),
             path,
+            tls,
+            pin: None,
         })
+    }
+
+    /// Whether both lead to the same listener.
+    pub fn is_same_origin(&self, other: &Self) -> bool {
+        self.tls == other.tls
+            && self.port == other.port
+            && self.host.eq_ignore_ascii_case(&other.host)
     }
 
     /// `host:port`, with brackets where an IPv6 address needs them.
@@ -124,7 +143,7 @@ impl WsUrl {
     }
 }
 
-fn split_authority(authority: &str) -> Option<(&str, u16)> {
+fn split_authority(authority: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, after) = rest.split_once(']')?;
@@ -141,8 +160,8 @@ fn split_authority(authority: &str) -> Option<(&str, u16)> {
         },
     };
     let port = match port {
-        None => PORT_DEFAULT,
-        Some(digits) => digits.parse().ok().filter(|port| *port != 0)?,
+        None => None,
+        Some(digits) => Some(digits.parse().ok().filter(|port| *port != 0)?),
     };
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
     (!host.is_empty() && host.len() <= 253 && host.bytes().all(plain)).then_some((host, port))
@@ -154,8 +173,21 @@ pub enum DialError {
     Url {
         why: &'static str,
     },
-    /// `wss://`.
-    TlsNotServed,
+    /// `wss://` in a build without TLS.
+    TlsNotBuilt,
+    /// The certificate is not the one that is pinned: another key answers there, or the operator's note is old.
+    Pin {
+        expected: Fingerprint,
+        got: Fingerprint,
+    },
+    /// The certificate is not trusted for that name.
+    Certificate {
+        why: String,
+    },
+    /// The peer does not speak TLS as we do.
+    Tls {
+        why: String,
+    },
     /// The name has no address, or too many.
     Resolve {
         host: String,
@@ -192,9 +224,18 @@ impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url { why } => write!(f, "the gateway's address is not usable: {why}"),
-            Self::TlsNotServed => f.write_str(
-                "wss:// is not served yet; open an SSH tunnel (ssh -N -L 18789:127.0.0.1:18789 HOST) and use ws://127.0.0.1:18789",
+            Self::TlsNotBuilt => f.write_str(
+                "wss:// needs TLS, which this build does not have; use one with the feature `tls`",
             ),
+            Self::Pin { expected, got } => write!(
+                f,
+                "the gateway's certificate is not the pinned one\n  pinned:   sha256:{expected}\n  received: sha256:{got}"
+            ),
+            Self::Certificate { why } => write!(
+                f,
+                "the gateway's certificate is not trusted: {why}; pin the fingerprint that the gateway printed at its start with --tls-fingerprint or gateway.remote.tlsFingerprint"
+            ),
+            Self::Tls { why } => write!(f, "no TLS connection: {why}"),
             Self::Resolve { host, why } => write!(f, "{host} does not resolve: {why}"),
             Self::Plaintext {
                 address,
@@ -202,7 +243,7 @@ impl fmt::Display for DialError {
             } => {
                 write!(
                     f,
-                    "ws:// to {address} would send credentials in the clear; open an SSH tunnel and use ws://127.0.0.1:PORT"
+                    "ws:// to {address} would send credentials in the clear; use wss://, or open an SSH tunnel and use ws://127.0.0.1:PORT"
                 )?;
                 if *break_glass_helps {
                     write!(f, ", or set {BREAK_GLASS_ENV}=1 if you trust that private network")?;
@@ -245,18 +286,23 @@ pub async fn dial(
 ) -> Result<WsIo<Stream>, DialError> {
     match endpoint {
         Endpoint::Tcp(url) => {
+            if url.tls && !cfg!(feature = "tls") {
+                return Err(DialError::TlsNotBuilt);
+            }
             let stream = connect_tcp(url, break_glass).await?;
-            upgrade(
-                Stream::Tcp(stream),
-                &url.authority(),
-                &url.path,
-                message_bytes_max,
-            )
-            .await
+            #[cfg(feature = "tls")]
+            let stream: Stream = if url.tls {
+                Box::new(super::tls::connect(stream, url).await?)
+            } else {
+                Box::new(stream)
+            };
+            #[cfg(not(feature = "tls"))]
+            let stream: Stream = Box::new(stream);
+            upgrade(stream, &url.authority(), &url.path, message_bytes_max).await
         }
         Endpoint::Admin(path) => {
             let stream = connect_unix(path).await?;
-            upgrade(Stream::Unix(stream), "localhost", "/", message_bytes_max).await
+            upgrade(Box::new(stream), "localhost", "/", message_bytes_max).await
         }
     }
 }
@@ -265,7 +311,7 @@ async fn connect_tcp(url: &WsUrl, break_glass: bool) -> Result<TcpStream, DialEr
     let addresses = resolve(url).await?;
     // One forbidden address among good ones is a name that somebody else answers for.
     for address in &addresses {
-        if !plaintext_allowed(address.ip(), break_glass) {
+        if !url.tls && !plaintext_allowed(address.ip(), break_glass) {
             return Err(DialError::Plaintext {
                 address: address.ip(),
                 break_glass_helps: is_private(canonical(address.ip())),
@@ -331,6 +377,8 @@ async fn upgrade(
         .write_all(&request)
         .await
         .map_err(DialError::Handshake)?;
+    // TLS may have kept some of it.
+    stream.flush().await.map_err(DialError::Handshake)?;
     let mut head = Vec::new();
     loop {
         if let Some(length) = handshake.response(&head).map_err(DialError::Response)? {
@@ -353,51 +401,12 @@ async fn upgrade(
     }
 }
 
-/// Either kind of stream.
-pub enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+/// TCP, TLS over it, or the admin socket.
+pub type Stream = Box<dyn Transport>;
 
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
+pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 #[cfg(test)]
 mod tests {
@@ -474,10 +483,62 @@ mod tests {
         ] {
             assert!(WsUrl::parse(bad).is_err(), "{bad:?}");
         }
-        assert!(matches!(
-            WsUrl::parse("wss://box"),
-            Err(DialError::TlsNotServed)
-        ));
+        let url = WsUrl::parse("wss://box").unwrap();
+        assert_eq!((url.tls, url.port), (true, 443));
+        assert_eq!(Endpoint::Tcp(url).key(), "wss://box:443");
+        let url = |text: &str| WsUrl::parse(text).unwrap();
+        assert!(url("wss://Box:443/a").is_same_origin(&url("wss://box")));
+        for other in ["ws://box:443", "wss://box:444", "wss://boxes"] {
+            assert!(!url(other).is_same_origin(&url("wss://box")), "{other}");
+        }
+    }
+
+    /// What a name turns out to be decides, not how it is spelled (D2).
+    #[tokio::test]
+    async fn d2_hosts_are_judged_by_what_they_resolve_to() {
+        for (host, plain, glass) in [
+            ("localhost", true, true),
+            ("LOCALHOST", true, true),
+            ("127.0.0.1", true, true),
+            ("127.1", true, true),
+            ("2130706433", true, true),
+            ("0x7f.0.0.1", true, true),
+            ("::1", true, true),
+            ("::ffff:127.0.0.1", true, true),
+            ("10.0.0.5", false, true),
+            ("192.168.257", false, true),
+            ("0x0a000005", false, true),
+            ("fd12::1", false, true),
+            ("::ffff:100.64.0.1", false, true),
+            ("8.8.8.8", false, false),
+            ("134744072", false, false),
+            ("64:ff9b::7f00:1", false, false),
+            ("0", false, false),
+        ] {
+            let url = WsUrl::new(host, 1);
+            let judged = |addresses: &[SocketAddr], break_glass| {
+                let mut addresses = addresses.iter();
+                addresses.all(|address| plaintext_allowed(address.ip(), break_glass))
+            };
+            let addresses = resolve(&url).await.unwrap();
+            assert_eq!(judged(&addresses, false), plain, "{host}");
+            assert_eq!(judged(&addresses, true), glass, "{host} with break-glass");
+            if !plain {
+                let refused = dial(&Endpoint::Tcp(url), false, 1024).await.err().unwrap();
+                assert!(matches!(refused, DialError::Plaintext { .. }), "{host}");
+            }
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[tokio::test]
+    async fn wss_is_refused_by_name_without_the_feature() {
+        let endpoint = Endpoint::Tcp(WsUrl::parse("wss://127.0.0.1:1").unwrap());
+        let refused = dial(&endpoint, true, 1024).await.err().unwrap();
+        assert!(refused.to_string().starts_with("wss:// needs TLS"));
+        let source = crate::net::tls::Source::SelfSigned("x".into());
+        let refused = crate::net::tls::ServerTls::open(source).err().unwrap();
+        assert!(refused.to_string().contains("gateway.tls.enabled"));
     }
 
     #[tokio::test]

@@ -10,6 +10,8 @@ pub mod connect;
 pub mod credentials;
 pub mod dial;
 pub mod identity;
+#[cfg(feature = "tls")]
+mod tls;
 
 #[cfg(test)]
 pub(crate) mod stand_in;

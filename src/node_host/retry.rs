@@ -52,7 +52,9 @@ pub fn after(error: &ConnectError, used: Used, has_shared: bool) -> Next {
     let refusal = match error {
         ConnectError::Dial(
             DialError::Url { .. }
-            | DialError::TlsNotServed
+            | DialError::TlsNotBuilt
+            // Somebody else answers at that address, and the next attempt would give them another chance.
+            | DialError::Pin { .. }
             | DialError::Plaintext { .. }
             | DialError::Request(_),
         ) => return Next::Stop,
@@ -147,8 +149,24 @@ mod tests {
             after(&refused("INVALID_REQUEST", None), Used::Shared, true),
             Next::Stop
         );
-        let plain = ConnectError::Dial(DialError::TlsNotServed);
-        assert_eq!(after(&plain, Used::Shared, true), Next::Stop);
+        let pin = |text: &[u8]| crate::net::Fingerprint::of(text);
+        for error in [
+            DialError::TlsNotBuilt,
+            DialError::Pin {
+                expected: pin(b"one"),
+                got: pin(b"other"),
+            },
+        ] {
+            let error = ConnectError::Dial(error);
+            assert_eq!(after(&error, Used::Shared, true), Next::Stop);
+        }
+        // A certificate that has run out will be renewed; until then nothing was sent.
+        let why = "expired".to_owned();
+        let expired = ConnectError::Dial(DialError::Certificate { why });
+        assert!(matches!(
+            after(&expired, Used::Shared, true),
+            Next::Retry { .. }
+        ));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tungstenite::{Message, WebSocket};
 
-use crate::support::{Answer, Connect, Gateway, PASSWORD, PATIENCE, Setup, program};
+use crate::support::{Answer, Connect, Gateway, PASSWORD, PATIENCE, Process, Setup, program};
 
 const ON: &str = "{gateway:{tls:{enabled:true}}}";
 
@@ -270,4 +270,141 @@ fn c3_a_key_that_others_can_read_refuses_to_start() {
     assert_eq!(refused.status.code(), Some(78));
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(said.contains("k.pem has mode 0640"), "{said}");
+}
+
+/// A command of the program, and what became of it: its exit code and all that it said.
+fn cli(home: &Path, env: &[(&str, &Path)], args: &[&str]) -> (Option<i32>, String) {
+    let output = program(home, &[])
+        .envs(env.iter().copied())
+        .args(args)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+const OTHER: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+#[test]
+fn d3_the_command_line_connects_to_the_pinned_certificate_and_to_no_other() {
+    let gateway = Setup::default().config(ON).start();
+    let (_, pin) = tls(&gateway, &version::TLS13);
+    let elsewhere = TempDir::new().unwrap();
+    let ask = |host: &str, more: &[&str]| {
+        let url = format!("wss://{host}:{}", gateway.port());
+        let args = ["health", "--url", &url, "--password", PASSWORD];
+        cli(elsewhere.path(), &[], &[&args[..], more].concat())
+    };
+    for host in ["127.0.0.1", "localhost"] {
+        let form = pin.to_lowercase().replace(':', "");
+        let (code, said) = ask(host, &["--tls-fingerprint", &format!("sha256:{form}")]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("Gateway ok"), "{said}");
+    }
+    let (code, said) = ask("127.0.0.1", &["--tls-fingerprint", OTHER]);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains(&format!("received: sha256:{pin}")), "{said}");
+    assert!(said.contains("pinned:   sha256:00:00:"), "{said}");
+    let (code, said) = ask("127.0.0.1", &[]);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("certificate is not trusted"), "{said}");
+    let (code, said) = ask("127.0.0.1", &["--tls-fingerprint", "12:34"]);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("--tls-fingerprint"), "{said}");
+
+    // A configured pin holds for its origin, however that is named.
+    let url = format!("wss://127.0.0.1:{}", gateway.port());
+    fs::create_dir(elsewhere.path().join("state")).unwrap();
+    for (configured, code) in [(pin.as_str(), 0), (OTHER, 78)] {
+        let config = format!(
+            "{{gateway:{{mode:'remote',remote:{{url:'{url}',tlsFingerprint:'{configured}'}}}}}}"
+        );
+        fs::write(elsewhere.path().join("state/openclaw.json"), config).unwrap();
+        let (got, said) = ask("127.0.0.1", &[]);
+        assert_eq!(got, Some(code), "{said}");
+        let (got, said) = cli(elsewhere.path(), &[], &["health", "--password", PASSWORD]);
+        assert_eq!(got, Some(code), "{said}");
+    }
+}
+
+#[test]
+fn without_a_pin_the_systems_roots_decide() {
+    let files = TempDir::new().unwrap();
+    let dir = files.path();
+    let write = |from: i32, to: i32| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        fs::write(dir.join("c.pem"), certificate.pem()).unwrap();
+        fs::write(dir.join("k.pem"), key.serialize_pem()).unwrap();
+        fs::set_permissions(dir.join("k.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+        fingerprint(certificate.der())
+    };
+    write(2020, 4000);
+    let mut gateway = Setup::default().config(&config(dir)).start();
+    let trusted = dir.join("c.pem");
+    let ask = |port: u16, host: &str, more: &[&str]| {
+        let url = format!("wss://{host}:{port}");
+        let args = ["health", "--url", &url, "--password", PASSWORD];
+        let env = [("SSL_CERT_FILE", trusted.as_path())];
+        cli(dir, &env, &[&args[..], more].concat())
+    };
+    let port = gateway.port();
+    let (code, said) = ask(port, "localhost", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = ask(port, "127.0.0.1", &[]);
+    assert_eq!(code, Some(78), "another name: {said}");
+    assert!(said.contains("not trusted"), "{said}");
+    let pin = write(2020, 2021);
+    gateway.restart();
+    let (code, said) = ask(port, "localhost", &[]);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("expired"), "{said}");
+    let (code, said) = ask(port, "localhost", &["--tls-fingerprint", &pin]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn d3_a_node_host_stops_for_good_when_the_pinned_certificate_changes() {
+    let files = TempDir::new().unwrap();
+    let old = write_pair(files.path());
+    let mut gateway = Setup::default().config(&config(files.path())).start();
+    let url = format!("wss://127.0.0.1:{}", gateway.port());
+    let elsewhere = TempDir::new().unwrap();
+    let args = ["node", "run", "--url", &url, "--tls-fingerprint", &old];
+    // Without a secret of its own it says so and sends nothing (D4).
+    let (code, said) = cli(elsewhere.path(), &[], &args);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("--token"), "{said}");
+    let mut command = program(elsewhere.path(), &[]);
+    let mut node = Process::spawn(command.args(args).args(["--password", PASSWORD]));
+    node.line(&format!("connected to {url}"));
+    let new = write_pair(files.path());
+    gateway.restart();
+    node.line("is not the pinned one");
+    assert!(node.line("pinned:").contains(&old));
+    assert!(node.line("received:").contains(&new));
+    assert_eq!(node.wait().code(), Some(78));
+}
+
+#[test]
+fn d4_an_address_without_a_secret_gets_no_byte_and_a_plain_listener_no_secret() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("wss://{}", listener.local_addr().unwrap());
+    let home = TempDir::new().unwrap();
+    let env = [("OPENCLAW_GATEWAY_PASSWORD", Path::new(PASSWORD))];
+    for command in [&["health"][..], &["node", "run"]] {
+        let (code, said) = cli(home.path(), &env, &[command, &["--url", &url]].concat());
+        assert_eq!(code, Some(78), "{said}");
+        assert!(listener.accept().is_err(), "it was dialled");
+    }
+    let gateway = Gateway::start();
+    let url = format!("wss://127.0.0.1:{}", gateway.port());
+    let args = ["health", "--url", &url, "--password", PASSWORD];
+    let (code, said) = cli(home.path(), &[], &args);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("no TLS connection"), "{said}");
 }
