@@ -14,4 +14,4 @@ pub mod scope;
 pub mod secret_eq;
 pub mod whois;
 
-pub use admission::Admitted;
+pub use admission::{Admitted, AdmittedRequest};

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{Audience, Caller, Denied, Fault, Hub, Inner};
 use crate::audit::{self, Actor, TokenChange};
-use crate::auth::admission::{self, KnownDevice, SignInLink};
+use crate::auth::admission::{self, KnownDevice, SignInLink, TokenHolder};
 use crate::auth::device::PublicKey;
 use crate::auth::permission::PermissionRefusal;
 use crate::auth::scope::{Role, Scope, ScopeSet};
@@ -100,6 +100,31 @@ impl Hub {
                 })
                 .collect(),
         })
+    }
+
+    /// Whose live token this is. Every token is compared, so that the time tells nothing of where it stands.
+    pub fn token_holder(&self, digest: &TokenDigest) -> Option<TokenHolder> {
+        let inner = self.lock();
+        let mut holder = None;
+        for device in inner.pairing.devices() {
+            for role in &device.roles {
+                let Some(token) = device.token(*role) else {
+                    continue;
+                };
+                if token.digest.equals(digest) && token.revoked_at_ms.is_none() {
+                    let scopes = match role {
+                        Role::Operator => device.scopes.meet(token.scopes),
+                        Role::Node => ScopeSet::NONE,
+                    };
+                    holder = Some(TokenHolder {
+                        device: device.id.clone(),
+                        role: *role,
+                        scopes,
+                    });
+                }
+            }
+        }
+        holder
     }
 
     /// A verified device that is not paired, or asks for more, waits for an operator.

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::auth::admission::{
-    self, Admission, AdmissionRefusal, Admitted, Answer, ApprovedVia, Enrolment, Fact, Pend,
-    Refused, SharedSecret, Step, Verdict,
+    self, Admission, AdmissionRefusal, Admitted, AdmittedRequest, Answer, ApprovedVia,
+    BearerAdmission, BearerStep, Enrolment, Fact, Pend, Refused, SharedSecret, Step, Verdict,
 };
 use crate::auth::rate_limit::{Class, LimitKey, Limiter, LimiterSettings};
 use crate::auth::scope::Role;
 use crate::auth::whois::Whois;
+use crate::base::Secret;
 use crate::hub::{Denied, Hub, Issued, Standing};
 use crate::ingress::cidr::is_tailnet;
 use crate::ingress::{self, Attributed, Client, ListenerClass};
@@ -152,6 +153,35 @@ impl Door {
         }
     }
 
+    /// The same for one HTTP request and its bearer, by the rules that attributed it.
+    pub async fn admit_request(
+        self: &Arc<Self>,
+        hub: &Hub,
+        rules: &Rules,
+        attributed: Attributed,
+        bearer: Option<Secret>,
+    ) -> Result<AdmittedRequest, Box<TurnedAway>> {
+        let exempt = attributed.is_direct_local();
+        let mut admission = BearerAdmission::new(rules.admission.clone(), attributed, bearer);
+        // A request is over before anything could be withdrawn from it.
+        let mut standing = Standing::default();
+        let verdict = loop {
+            match admission.step() {
+                BearerStep::Need(fact) => {
+                    let answer = self.look_up(hub, rules, &mut standing, fact).await;
+                    admission.answer(answer);
+                }
+                BearerStep::Done(verdict) => break *verdict,
+            }
+        };
+        if let Ok(admitted) = &verdict
+            && let Some((key, class)) = admitted.success()
+        {
+            self.limiter().success(key, *class);
+        }
+        verdict.map_err(|refused| Box::new(self.turn_away(hub, refused, exempt)))
+    }
+
     async fn look_up(
         &self,
         hub: &Hub,
@@ -174,6 +204,7 @@ impl Door {
                 Some(whois) => whois.whois(source).await,
                 None => Whois::Failed,
             }),
+            Fact::TokenHolder(digest) => Answer::TokenHolder(hub.token_holder(&digest)),
         }
     }
 

@@ -28,6 +28,8 @@ pub enum Fact {
     SignInLink(TokenDigest),
     /// The local Tailscale daemon's word on an address.
     Whois(IpAddr),
+    /// The live device token with this digest: over HTTP nobody proves a device's key.
+    TokenHolder(TokenDigest),
 }
 
 /// The answer to a `Fact`, variant by variant.
@@ -38,6 +40,15 @@ pub enum Answer {
     Device(Option<KnownDevice>),
     SignInLink(Option<SignInLink>),
     Whois(Whois),
+    TokenHolder(Option<TokenHolder>),
+}
+
+/// Whose device token it is, and what it carries.
+#[derive(Clone, Debug)]
+pub struct TokenHolder {
+    pub device: DeviceId,
+    pub role: Role,
+    pub scopes: ScopeSet,
 }
 
 /// The state of the configured secret.
@@ -111,6 +122,7 @@ pub(super) struct Facts {
     pub(super) device: Option<Option<KnownDevice>>,
     pub(super) link: Option<Option<SignInLink>>,
     pub(super) whois: Option<Whois>,
+    pub(super) holder: Option<Option<TokenHolder>>,
 }
 
 impl Facts {
@@ -124,7 +136,25 @@ impl Facts {
             (Fact::Device(_), Answer::Device(it)) => self.device = Some(it),
             (Fact::SignInLink(_), Answer::SignInLink(it)) => self.link = Some(it),
             (Fact::Whois(_), Answer::Whois(it)) => self.whois = Some(it),
+            (Fact::TokenHolder(_), Answer::TokenHolder(it)) => self.holder = Some(it),
             _ => {}
         }
+    }
+
+    /// The limiter's word, or the question.
+    pub(super) fn limit(&self, key: &LimitKey, class: Class, exempt: bool) -> Result<Limit, Fact> {
+        let known = self
+            .limits
+            .iter()
+            .find(|((it, of), _)| it == key && *of == class);
+        known.map(|(_, limit)| *limit).ok_or_else(|| Fact::Limit {
+            key: key.clone(),
+            class,
+            exempt,
+        })
+    }
+
+    pub(super) fn shared_secret(&self) -> Result<&SharedSecret, Fact> {
+        self.shared_secret.as_ref().ok_or(Fact::SharedSecret)
     }
 }

@@ -8,15 +8,18 @@
 //! that an earlier check spares.
 //! Errors: `AdmissionRefusal`.
 
+mod bearer;
 mod facts;
 mod refusal;
+mod shared;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use facts::{Answer, Fact, Grant, KnownDevice, SharedSecret, SignInLink};
+pub use bearer::{AdmittedRequest, BearerAdmission, BearerStep, bearer};
+pub use facts::{Answer, Fact, Grant, KnownDevice, SharedSecret, SignInLink, TokenHolder};
 pub use refusal::{AdmissionRefusal, PairingRequired, SecretKind};
 
 use super::device::{self, Proof, PublicKey, Signed, pinned_metadata};
@@ -30,6 +33,7 @@ use crate::rpc::types::connect::{
     ClientId, ClientInfo, ClientMode, ConnectAuth, ConnectParams, PROTOCOL, PROTOCOL_MIN_NODE,
 };
 use facts::Facts;
+use shared::Check;
 
 /// `gateway.auth.mode`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -383,6 +387,12 @@ impl From<AdmissionRefusal> for Refused {
     }
 }
 
+impl From<Fact> for Stop {
+    fn from(fact: Fact) -> Self {
+        Self::Need(fact)
+    }
+}
+
 impl From<AdmissionRefusal> for Stop {
     fn from(refusal: AdmissionRefusal) -> Self {
         Self::Refuse(refusal.into())
@@ -458,14 +468,7 @@ impl Admission {
 
     /// Mode `none`: this host's own programs, and pages that this Gateway served to it.
     fn authenticate_nobody(&self) -> Result<Login, Stop> {
-        let own_host = self
-            .attributed
-            .peer()
-            .ip()
-            .is_some_and(|ip| ip.is_loopback())
-            && self.attributed.listener() == ListenerClass::Main
-            && !self.attributed.via_proxy();
-        if !own_host {
+        if !shared::is_own_host(&self.attributed) {
             return Err(AdmissionRefusal::NotLocal.into());
         }
         Ok(Login::by(AuthMethod::None))
@@ -512,14 +515,7 @@ impl Admission {
                 ..Login::by(AuthMethod::Tailscale)
             });
         }
-        let kind = self.secret_kind();
-        match self.shared_secret()? {
-            SharedSecret::NotConfigured => Err(AdmissionRefusal::SecretNotConfigured(kind).into()),
-            SharedSecret::Starting => Err(AdmissionRefusal::Starting.into()),
-            SharedSecret::Ready(_) | SharedSecret::Unresolved => {
-                Err(AdmissionRefusal::SecretMissing(kind).into())
-            }
-        }
+        Err(shared::missing(&self.facts, self.secret_kind())?.into())
     }
 
     /// The shared secret, then the device's own token, then a sign-in link. A wrong one of each is one failure.
@@ -535,34 +531,30 @@ impl Admission {
 
         let shared = presented.token.is_some() || presented.password.is_some();
         if shared && shared_secret_counts {
-            match self.limit(&client, Class::SharedSecret)? {
-                Limit::Locked { retry_after } => {
-                    refused = Some(AdmissionRefusal::RateLimited { retry_after });
+            let exempt = self.attributed.is_direct_local();
+            match shared::check(
+                &self.facts,
+                kind,
+                &client,
+                exempt,
+                [presented.token, presented.password],
+            )? {
+                Check::Right { slow } => {
+                    return Ok(Login {
+                        success: Some((client, Class::SharedSecret)),
+                        slow,
+                        ..Login::by(kind.method())
+                    });
                 }
-                Limit::Open { slow } => match self.shared_secret()? {
-                    SharedSecret::Ready(secret) => {
-                        // Both are compared, whatever the first says.
-                        let token = secret.matches(presented.token);
-                        let password = secret.matches(presented.password);
-                        if token | password {
-                            return Ok(Login {
-                                success: Some((client, Class::SharedSecret)),
-                                slow,
-                                ..Login::by(kind.method())
-                            });
-                        }
-                        refused = Some(AdmissionRefusal::SecretMismatch {
-                            kind,
-                            may_retry_with_device_token: opening.proof.is_some()
-                                && presented.token.is_some()
-                                && presented.device_token.is_none(),
-                        });
-                    }
-                    SharedSecret::Starting => refused = Some(AdmissionRefusal::Starting),
-                    SharedSecret::NotConfigured | SharedSecret::Unresolved => {
-                        refused = Some(AdmissionRefusal::SecretNotConfigured(kind));
-                    }
-                },
+                Check::Wrong => {
+                    refused = Some(AdmissionRefusal::SecretMismatch {
+                        kind,
+                        may_retry_with_device_token: opening.proof.is_some()
+                            && presented.token.is_some()
+                            && presented.device_token.is_none(),
+                    });
+                }
+                Check::Not(refusal) => refused = Some(refusal),
             }
         }
         let mut failure = matches!(refused, Some(AdmissionRefusal::SecretMismatch { .. }))
@@ -855,32 +847,14 @@ impl Admission {
     }
 
     fn secret_kind(&self) -> SecretKind {
-        match self.settings.mode {
-            Mode::Token | Mode::None => SecretKind::Token,
-            Mode::Password | Mode::TrustedProxy => SecretKind::Password,
-        }
+        shared::kind(self.settings.mode)
     }
 
     // Facts.
 
     fn limit(&self, key: &LimitKey, class: Class) -> Result<Limit, Stop> {
-        let known = self
-            .facts
-            .limits
-            .iter()
-            .find(|((it, of), _)| it == key && *of == class);
-        known.map(|(_, limit)| *limit).ok_or_else(|| {
-            Stop::Need(Fact::Limit {
-                key: key.clone(),
-                class,
-                exempt: self.attributed.is_direct_local(),
-            })
-        })
-    }
-
-    fn shared_secret(&self) -> Result<&SharedSecret, Stop> {
-        let known = self.facts.shared_secret.as_ref();
-        known.ok_or(Stop::Need(Fact::SharedSecret))
+        let exempt = self.attributed.is_direct_local();
+        Ok(self.facts.limit(key, class, exempt)?)
     }
 
     fn device(&self, id: &DeviceId) -> Result<Option<&KnownDevice>, Stop> {

@@ -105,14 +105,23 @@ impl AdmissionRefusal {
             error = error.with_details(details);
         }
         match self {
-            Self::RateLimited { retry_after } => {
-                let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            Self::RateLimited { .. } | Self::Starting => {
+                let wait = self.retry_after().unwrap_or_default();
+                let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 Some(error.with_retryable(true).with_retry_after_ms(ms))
             }
-            Self::Starting => Some(error.with_retryable(true).with_retry_after_ms(1000)),
             Self::PairingQueueFull => Some(error.with_retryable(true)),
             Self::ReloadRequired { .. } => Some(error.with_retryable(false)),
             _ => Some(error),
+        }
+    }
+
+    /// When the same request may be tried again, if that is what it waits for.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after } => Some(*retry_after),
+            Self::Starting => Some(Duration::from_secs(1)),
+            _ => None,
         }
     }
 

@@ -161,7 +161,44 @@ impl World {
                 )
             }
             Fact::Whois(_) => ("whois", Answer::Whois(self.whois.clone())),
+            Fact::TokenHolder(digest) => {
+                let held = self.devices.iter().find_map(|(id, known)| {
+                    let grant = known.grants.iter().find(|grant| {
+                        let token = grant.token.as_ref();
+                        token.is_some_and(|token| token.as_bytes() == digest.as_bytes())
+                    })?;
+                    Some(TokenHolder {
+                        device: id.clone(),
+                        role: grant.role,
+                        scopes: grant.scopes.meet(grant.token_scopes),
+                    })
+                });
+                ("holder", Answer::TokenHolder(held))
+            }
         }
+    }
+
+    /// One HTTP request with this `Authorization` header.
+    fn request(&mut self, authorization: Option<&str>) -> Result<AdmittedRequest, Refused> {
+        let presented = authorization.and_then(|value| bearer(value.as_bytes()));
+        let mut it = BearerAdmission::new(self.settings.clone(), self.attributed(), presented);
+        self.asked.clear();
+        loop {
+            match it.step() {
+                BearerStep::Done(verdict) => return *verdict,
+                BearerStep::Need(fact) => {
+                    let (name, answer) = self.look_up(&fact);
+                    assert!(self.asked.len() < 10, "asks for ever: {:?}", self.asked);
+                    self.asked.push(name);
+                    it.answer(answer);
+                }
+            }
+        }
+    }
+
+    fn request_code(&mut self, authorization: Option<&str>) -> &'static str {
+        let refused = self.request(authorization).unwrap_err().refusal;
+        refused.detail_code().unwrap_or_else(|| refused.log_field())
     }
 
     fn admitted(&mut self, params: &Value) -> Admitted {
@@ -1381,4 +1418,233 @@ fn every_refusal_has_a_remedy_and_no_secret() {
         );
         assert!(!all.contains(TOKEN) && !all.contains("wrong"));
     }
+}
+
+// HTTP requests.
+
+const GOOD: Option<&str> = Some("Bearer gateway-token");
+const BAD: Option<&str> = Some("Bearer wrong");
+
+#[test]
+fn h2_a_bearer_comes_from_its_own_scheme_only() {
+    for (value, secret) in [
+        ("Bearer t", "t"),
+        ("bearer  t ", "t"),
+        ("BEARER correct horse", "correct horse"),
+    ] {
+        let it = bearer(value.as_bytes()).unwrap();
+        assert_eq!(it.expose_str(), Some(secret), "{value}");
+    }
+    for none in [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer\tt",
+        "Bearert",
+        "Basic dDp0",
+        "t",
+        "Digest t",
+        " Bearer t",
+        "Béarer t",
+    ] {
+        assert!(bearer(none.as_bytes()).is_none(), "{none}");
+    }
+}
+
+#[test]
+fn h2_a_request_needs_the_secret() {
+    let it = world().request(GOOD).unwrap();
+    assert_eq!(
+        (it.method(), it.scopes()),
+        (AuthMethod::Token, ScopeSet::all())
+    );
+    assert!(it.success().is_some());
+    assert_eq!(world().request_code(None), "AUTH_TOKEN_MISSING");
+    assert_eq!(
+        world().request_code(Some("Basic dDp0")),
+        "AUTH_TOKEN_MISSING"
+    );
+    let refused = world().request(BAD).unwrap_err();
+    assert_eq!(refused.refusal.http_status(), 401);
+    assert!(refused.is_late());
+    // Only a wrong secret is late, and only it is counted.
+    assert!(!world().request(None).unwrap_err().is_late());
+    let mut it = world();
+    it.settings.mode = Mode::Password;
+    assert_eq!(it.request(GOOD).unwrap().method(), AuthMethod::Password);
+    assert_eq!(it.request_code(BAD), "AUTH_PASSWORD_MISMATCH");
+    for (secret, bare, with) in [
+        (
+            SharedSecret::NotConfigured,
+            "AUTH_TOKEN_NOT_CONFIGURED",
+            "AUTH_TOKEN_NOT_CONFIGURED",
+        ),
+        (
+            SharedSecret::Unresolved,
+            "AUTH_TOKEN_MISSING",
+            "AUTH_TOKEN_NOT_CONFIGURED",
+        ),
+        (SharedSecret::Starting, "starting", "starting"),
+    ] {
+        let mut it = world();
+        it.secret = secret;
+        assert_eq!((it.request_code(None), it.request_code(GOOD)), (bare, with));
+    }
+}
+
+#[test]
+fn h2_a_device_token_is_a_bearer_within_its_scopes() {
+    let mut it = remote();
+    it.pair(&key(1), Role::Operator, &["operator.read"], Some("dt"));
+    it.pair(&key(2), Role::Node, &[], Some("nt"));
+    let device = it.request(Some("Bearer dt")).unwrap();
+    assert_eq!(device.method(), AuthMethod::DeviceToken);
+    assert_eq!(device.scopes(), ScopeSet::from_wire(&["operator.read"]));
+    assert_eq!(device.device(), Some(&key(1).public().device_id()));
+    let node = it.request(Some("Bearer nt")).unwrap();
+    assert_eq!((node.role(), node.scopes()), (Role::Node, ScopeSet::NONE));
+    // What a rotation left out is not there.
+    let known = it.devices.get_mut(&key(1).public().device_id()).unwrap();
+    known.grants[0].token_scopes = ScopeSet::NONE;
+    assert_eq!(
+        it.request(Some("Bearer dt")).unwrap().scopes(),
+        ScopeSet::NONE
+    );
+}
+
+#[test]
+fn h5_over_http_a_header_only_narrows() {
+    let cap = |scopes| {
+        let mut it = world().with(("x-openclaw-scopes", scopes));
+        it.pair(&key(1), Role::Operator, &["operator.read"], Some("dt"));
+        let of = |it: &mut World, value| it.request(value).unwrap().scopes().to_wire();
+        (of(&mut it, GOOD), of(&mut it, Some("Bearer dt")))
+    };
+    let read = vec!["operator.read"];
+    assert_eq!(cap("operator.read"), (read.clone(), read.clone()));
+    assert_eq!(cap("operator.admin").1, read);
+    assert_eq!(cap(""), (vec![], vec![]));
+}
+
+#[test]
+fn r1_r8_http_and_websocket_share_one_series_of_failures() {
+    let mut it = remote();
+    let client = LimitKey::from(it.attributed().client());
+    let mut delays = Vec::new();
+    for attempt in 0..10 {
+        let refused = match attempt % 2 {
+            0 => it.request(BAD).unwrap_err(),
+            _ => it.refused(&cli(&[], bad())),
+        };
+        let (counted, class) = refused.failure.unwrap();
+        assert_eq!((&counted, class), (&client, Class::SharedSecret));
+        delays.push(
+            it.limiter
+                .failure(it.now, &counted, class, false)
+                .as_millis(),
+        );
+        it.limiter.answered(&counted, class);
+    }
+    assert_eq!(delays[..7], [250, 500, 1000, 2000, 4000, 5000, 5000]);
+    // Not even the right one is compared now, on either way in.
+    assert_eq!(it.request_code(GOOD), "AUTH_RATE_LIMITED");
+    assert!(!it.asked.contains(&"secret"), "{:?}", it.asked);
+    let refused = it.request(GOOD).unwrap_err();
+    assert!(!refused.is_late() && refused.refusal.http_status() == 429);
+    assert!(
+        refused
+            .refusal
+            .retry_after()
+            .is_some_and(|wait| wait.as_millis() <= 300_000)
+    );
+    assert_eq!(it.code(&cli(&[], good())), "AUTH_RATE_LIMITED");
+    // A paired device goes on.
+    it.pair(&key(1), Role::Operator, &["operator.read"], Some("dt"));
+    assert!(it.request(Some("Bearer dt")).is_ok());
+    // Missing ones were never counted.
+    for _ in 0..50 {
+        assert!(remote().request(None).unwrap_err().failure.is_none());
+    }
+}
+
+#[test]
+fn t4_over_http_a_tailnet_identity_is_no_credential() {
+    let mut it = serve();
+    assert_eq!(it.request_code(None), "AUTH_TOKEN_MISSING");
+    assert!(!it.asked.contains(&"whois"), "{:?}", it.asked);
+    assert!(it.request(GOOD).is_ok());
+}
+
+#[test]
+fn d2_over_http_a_secret_in_the_clear_is_refused_before_it_is_compared() {
+    let mut it = remote();
+    it.ingress.allow_plaintext_from.clear();
+    assert_eq!(it.request_code(GOOD), "AUTH_UNAUTHORIZED");
+    assert!(it.asked.is_empty());
+}
+
+#[test]
+fn s2_over_http_a_proxys_word_brings_no_scope() {
+    let proxied = |headers: &[(&'static str, &'static str)]| {
+        let mut it = remote();
+        it.settings.mode = Mode::TrustedProxy;
+        it.ingress.trusted_proxies = it.ingress.allow_plaintext_from.clone();
+        it.ingress.proxy_user = Some(ProxyUserSettings {
+            user_header: "x-user".into(),
+            ..ProxyUserSettings::default()
+        });
+        it.headers.push(("X-Forwarded-For", "203.0.113.9"));
+        it.headers.extend(headers);
+        it.pair(&key(1), Role::Operator, &["operator.read"], Some("dt"));
+        it
+    };
+    let alice = proxied(&[("x-user", "alice")]).request(None).unwrap();
+    assert_eq!(
+        (alice.user(), alice.scopes()),
+        (Some("alice"), ScopeSet::NONE)
+    );
+    let narrow = [("x-user", "alice"), ("x-openclaw-scopes", "operator.admin")];
+    assert_eq!(
+        proxied(&narrow).request(None).unwrap().scopes(),
+        ScopeSet::NONE
+    );
+    assert_eq!(
+        proxied(&[]).request_code(None),
+        "AUTH_IDENTITY_HEADER_REQUIRED"
+    );
+    // The shared secret is no second door, and a guess at a device token is counted.
+    let refused = proxied(&[("x-user", "alice")]).request(GOOD).unwrap_err();
+    assert_eq!(refused.refusal, AdmissionRefusal::DeviceTokenMismatch);
+    assert!(matches!(refused.failure, Some((_, Class::DeviceToken))));
+    assert!(
+        proxied(&[("x-user", "alice")])
+            .request(Some("Bearer dt"))
+            .is_ok()
+    );
+    // For programs on this host a password may be configured.
+    let mut local = world();
+    local.settings.mode = Mode::TrustedProxy;
+    assert!(local.request(GOOD).is_ok());
+    assert_eq!(local.request_code(None), "AUTH_UNAUTHORIZED");
+}
+
+#[test]
+fn over_http_mode_none_and_the_admin_socket_ask_for_nothing() {
+    let mut it = world();
+    it.settings.mode = Mode::None;
+    assert_eq!(it.request(None).unwrap().scopes(), ScopeSet::all());
+    let mut page = world().with(OWN_PAGE);
+    page.settings.mode = Mode::None;
+    assert_eq!(page.request(None).unwrap().scopes(), ScopeSet::NONE);
+    for mut it in [remote(), serve()] {
+        it.settings.mode = Mode::None;
+        assert_eq!(
+            it.request(None).unwrap_err().refusal,
+            AdmissionRefusal::NotLocal
+        );
+    }
+    let mut admin = world();
+    admin.listener = ListenerClass::Admin;
+    admin.peer = Peer::Unix { uid: 0 };
+    assert_eq!(admin.request(None).unwrap().method(), AuthMethod::LocalUser);
 }

@@ -1,0 +1,71 @@
+//! The configured secret, as `connect` and HTTP requests both meet it.
+
+use std::time::Duration;
+
+use super::facts::{Fact, Facts, SharedSecret};
+use super::{AdmissionRefusal, Mode, SecretKind};
+use crate::auth::rate_limit::{Class, Limit, LimitKey};
+use crate::ingress::{Attributed, ListenerClass};
+
+/// What became of a comparison.
+pub(super) enum Check {
+    /// An unpaired caller is slowed by `slow` while strangers guess from everywhere (R6).
+    Right {
+        slow: Duration,
+    },
+    Wrong,
+    /// Nothing was compared.
+    Not(AdmissionRefusal),
+}
+
+/// Compares what was presented, unless the client is locked out.
+pub(super) fn check(
+    facts: &Facts,
+    kind: SecretKind,
+    client: &LimitKey,
+    exempt: bool,
+    presented: [Option<&[u8]>; 2],
+) -> Result<Check, Fact> {
+    let slow = match facts.limit(client, Class::SharedSecret, exempt)? {
+        Limit::Open { slow } => slow,
+        Limit::Locked { retry_after } => {
+            return Ok(Check::Not(AdmissionRefusal::RateLimited { retry_after }));
+        }
+    };
+    Ok(match facts.shared_secret()? {
+        SharedSecret::Ready(secret) => {
+            // Both are compared, whatever the first says.
+            let [first, second] = presented.map(|candidate| secret.matches(candidate));
+            match first | second {
+                true => Check::Right { slow },
+                false => Check::Wrong,
+            }
+        }
+        SharedSecret::Starting => Check::Not(AdmissionRefusal::Starting),
+        SharedSecret::NotConfigured | SharedSecret::Unresolved => {
+            Check::Not(AdmissionRefusal::SecretNotConfigured(kind))
+        }
+    })
+}
+
+/// Why nobody comes in without a credential.
+pub(super) fn missing(facts: &Facts, kind: SecretKind) -> Result<AdmissionRefusal, Fact> {
+    Ok(match facts.shared_secret()? {
+        SharedSecret::NotConfigured => AdmissionRefusal::SecretNotConfigured(kind),
+        SharedSecret::Starting => AdmissionRefusal::Starting,
+        SharedSecret::Ready(_) | SharedSecret::Unresolved => AdmissionRefusal::SecretMissing(kind),
+    })
+}
+
+/// Whom mode `none` serves: this host's own programs, and pages that this Gateway served to it.
+pub(super) fn is_own_host(attributed: &Attributed) -> bool {
+    let loopback = attributed.peer().ip().is_some_and(|ip| ip.is_loopback());
+    loopback && attributed.listener() == ListenerClass::Main && !attributed.via_proxy()
+}
+
+pub(super) fn kind(mode: Mode) -> SecretKind {
+    match mode {
+        Mode::Token | Mode::None => SecretKind::Token,
+        Mode::Password | Mode::TrustedProxy => SecretKind::Password,
+    }
+}
