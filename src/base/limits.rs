@@ -60,6 +60,18 @@ pub const CALLS_PER_CONNECTION_MAX: usize = 256;
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 * KIB;
 /// Header lines of an HTTP request.
 pub const HTTP_HEADERS_MAX: usize = 64;
+/// The body of an HTTP request, in bytes; the reference's default for `/tools/invoke`.
+pub const HTTP_BODY_BYTES_MAX: usize = 2 * MIB;
+/// For the whole body to arrive.
+pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// From the accepted socket to the last byte of the one answer that it gets: head, body, a late refusal, a slow reader.
+pub const HTTP_EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What is still read of a refused request so that its answer arrives, in bytes: a body that is a little too large.
+pub const HTTP_DRAIN_BYTES_MAX: usize = 4 * MIB;
+/// For how long that is read.
+pub const HTTP_LINGER: Duration = Duration::from_secs(2);
+/// What a request says of itself in a log line, in bytes before escaping.
+pub const HTTP_LOGGED_BYTES_MAX: usize = 200;
 
 // Nodes.
 

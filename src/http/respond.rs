@@ -1,10 +1,12 @@
 //! Answers over HTTP: bodies, and the headers that every answer carries.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
+    RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -32,6 +34,8 @@ pub(super) fn answer(
         HeaderValue::from_static("camera=(), microphone=(), geolocation=()"),
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // One request a connection: what follows the first is never read as a second.
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
@@ -62,26 +66,30 @@ pub(super) fn method_not_allowed(allow: &'static str) -> Answer {
     response
 }
 
-/// A refusal as `{"error":{"code","message"}}` under its own status. Only the public sentence goes out.
+/// A refusal as `{"error":{"code","message","type"}}` under its own status. Only the public sentence goes out.
 pub(super) fn refusal(refusal: &dyn Refusal) -> Answer {
-    #[derive(Serialize)]
-    struct Body {
-        error: Reason,
-    }
-    #[derive(Serialize)]
-    struct Reason {
-        code: &'static str,
-        message: String,
-    }
     let status = StatusCode::from_u16(refusal.http_status()).unwrap_or(StatusCode::FORBIDDEN);
+    let kind = match status {
+        StatusCode::UNAUTHORIZED => "unauthorized",
+        StatusCode::FORBIDDEN => "forbidden",
+        StatusCode::TOO_MANY_REQUESTS => "rate_limited",
+        StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+        _ => "invalid_request",
+    };
     let code = refusal.detail_code().unwrap_or_else(|| refusal.code());
-    json(
-        status,
-        &Body {
-            error: Reason {
-                code,
-                message: refusal.public().into_owned(),
-            },
-        },
-    )
+    let error = serde_json::json!({"code": code, "message": refusal.public(), "type": kind});
+    let mut response = json(status, &serde_json::json!({"error": error}));
+    if status == StatusCode::UNAUTHORIZED {
+        let scheme = HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+    }
+    response
+}
+
+/// The same for a caller who may try again after a while.
+pub(super) fn retry_after(mut response: Answer, wait: Duration) -> Answer {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let seconds = HeaderValue::from(seconds.max(1));
+    response.headers_mut().insert(RETRY_AFTER, seconds);
+    response
 }

@@ -2,25 +2,30 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
+use hyper::header::{AUTHORIZATION, HeaderValue, STRICT_TRANSPORT_SECURITY, USER_AGENT};
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::respond::{Answer, refusal, text};
-use super::{route, upgrade};
-use crate::base::{Refusal, limits};
+use super::form::{self, BadForm, Head, Watched};
+use super::respond::{self, Answer, not_found, text};
+use super::route::{self, Access};
+use super::upgrade;
+use crate::auth::permission::PermissionRefusal;
+use crate::auth::{AdmittedRequest, admission};
+use crate::base::{Refusal, Secret, limits};
 use crate::control::Control;
+use crate::exec::argv_text;
 use crate::ingress::{self, Attributed, IngressRefusal, ListenerClass, Peer};
 use crate::net::WsIo;
 use crate::net::tls::ServerTls;
-use crate::session::{self, Door, PreauthGate, PreauthPermit};
+use crate::session::{self, Door, PreauthGate, PreauthPermit, Rules};
 use crate::ws;
 
 /// Everything that a connection may need.
@@ -35,6 +40,8 @@ pub struct Front {
     /// `Strict-Transport-Security`, for answers over TLS (RFC 6797 §7.2 forbids it in the clear).
     pub hsts: Option<HeaderValue>,
     ready: AtomicBool,
+    /// What is listened on, for operators to read.
+    listeners: Mutex<Vec<String>>,
 }
 
 /// A listening socket with its class of trust.
@@ -54,6 +61,7 @@ impl Front {
             serve_page,
             hsts: None,
             ready: AtomicBool::new(false),
+            listeners: Mutex::default(),
         }
     }
 
@@ -64,6 +72,23 @@ impl Front {
 
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    pub(super) fn listeners(&self) -> Vec<String> {
+        let listeners = self.listeners.lock();
+        listeners.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn listens(&self, listener: &Listener) {
+        let name = match listener {
+            Listener::Tcp(tcp, class, _) => match tcp.local_addr() {
+                Ok(address) => format!("{class:?} {address}").to_lowercase(),
+                Err(_) => return,
+            },
+            Listener::Admin(_) => "admin".to_owned(),
+        };
+        let listeners = self.listeners.lock();
+        listeners.unwrap_or_else(PoisonError::into_inner).push(name);
     }
 }
 
@@ -79,6 +104,7 @@ pub struct Arrival {
 
 /// Accepts connections for as long as the task lives.
 pub async fn accept(listener: Listener, front: Arc<Front>) {
+    front.listens(&listener);
     loop {
         let accepted = match &listener {
             Listener::Tcp(tcp, class, tls) => accept_tcp(tcp, *class, tls.as_ref(), &front).await,
@@ -153,21 +179,29 @@ async fn accept_admin(listener: &UnixListener, front: &Arc<Front>) -> std::io::R
     Ok(())
 }
 
-/// Serves one connection from its first byte to its last answer; a session goes on in a task of its own.
+/// Serves one connection from its first byte to its one answer; a session goes on in a task of its own.
 pub async fn serve<S>(stream: S, arrival: Arrival, place: PreauthPermit, front: Arc<Front>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let eviction = place.eviction();
-    // The place travels with the connection: from here into the session, which gives it back at `connect`.
-    let place = Arc::new(std::sync::Mutex::new(Some(place)));
+    let (stream, head) = Watched::new(stream);
+    // The place travels with the connection: into the session, which gives it back at `connect`, or until a bearer is
+    // admitted.
+    let exchange = Arc::new(Exchange {
+        arrival,
+        front,
+        place: Mutex::new(Some(place)),
+        head,
+    });
     let service = service_fn(move |request: Request<Incoming>| {
-        let (front, place) = (Arc::clone(&front), Arc::clone(&place));
+        let exchange = Arc::clone(&exchange);
         async move {
-            let mut response = answer::<S>(request, arrival, &front, &place);
-            if let Some(hsts) = front.hsts.as_ref().filter(|_| arrival.tls) {
-                let name = hyper::header::STRICT_TRANSPORT_SECURITY;
-                response.headers_mut().insert(name, hsts.clone());
+            let mut response = exchange.answer::<S>(request).await;
+            let hsts = exchange.front.hsts.as_ref();
+            if let Some(hsts) = hsts.filter(|_| arrival.tls) {
+                let headers = response.headers_mut();
+                headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
             }
             Ok::<_, Infallible>(response)
         }
@@ -176,85 +210,186 @@ where
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::select! {
-        served = connection => {
-            if let Err(error) = served {
-                tracing::debug!(%error, "connection ended");
-            }
-        }
+        served = tokio::time::timeout(limits::HTTP_EXCHANGE_TIMEOUT, connection) => match served {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "connection ended"),
+            Err(_) => tracing::debug!("connection took too long"),
+        },
         // A head that never ends must give way, too; after the upgrade the session sees to it.
         () = eviction.happened() => tracing::debug!("a newer connection took the place of this one"),
     }
 }
 
-fn answer<S>(
-    mut request: Request<Incoming>,
+/// One connection's request, and where it came from.
+struct Exchange {
     arrival: Arrival,
-    front: &Arc<Front>,
-    place: &std::sync::Mutex<Option<PreauthPermit>>,
-) -> Answer
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let asks_for_upgrade = upgrade::is_asked_for(&request);
-    if !asks_for_upgrade && route::is_health(request.uri().path()) {
-        return route::route(front, request.method(), request.uri().path());
-    }
-    if !asks_for_upgrade {
-        return match attribute(&request, arrival, front) {
-            Ok(_) => route::route(front, request.method(), request.uri().path()),
-            Err(refused) => refuse(&refused),
-        };
-    }
-    // The order of refusals: form, then host, attribution and origin, then the protocol's own (decision 11).
-    let accept = match upgrade::check(&request) {
-        Ok(accept) => accept,
-        Err(error) => return upgrade::refusal_response(error),
-    };
-    let (attributed, attributed_by) = match attribute(&request, arrival, front) {
-        Ok(found) => found,
-        Err(refused) => return refuse(&refused),
-    };
-    let place = place
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .take();
-    let Some(place) = place else {
-        return text(StatusCode::BAD_REQUEST, "one upgrade a connection");
-    };
-    let upgrading = hyper::upgrade::on(&mut request);
-    let front = Arc::clone(front);
-    tokio::spawn(async move {
-        let Ok(upgraded) = upgrading.await else {
-            return;
-        };
-        let Ok((stream, leftover)) = upgrade::take_back::<S>(upgraded) else {
-            tracing::error!("an upgraded socket could not be taken back");
-            return;
-        };
-        let io = WsIo::server(
-            stream,
-            leftover,
-            ws::Limits::new(limits::PREAUTH_MESSAGE_BYTES_MAX),
-        );
-        session::run(
-            io,
-            attributed,
-            attributed_by,
-            Arc::clone(&front.door),
-            Arc::clone(&front.control),
-            place,
-        )
-        .await;
-    });
-    upgrade::accept_response(&accept)
+    front: Arc<Front>,
+    place: Mutex<Option<PreauthPermit>>,
+    head: Head,
 }
 
-/// Whose request it is, and the number of the rules that say so.
-fn attribute(
-    request: &Request<Incoming>,
+impl Exchange {
+    async fn answer<S>(&self, mut request: Request<Incoming>) -> Answer
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if let Err(bad) = form::check(&self.head.take(), &request) {
+            return self.refuse(&bad, &request);
+        }
+        // The credential leaves the request before anything else reads or shows it.
+        let bearer = request.headers_mut().remove(AUTHORIZATION);
+        let bearer = bearer.and_then(|value| admission::bearer(value.as_bytes()));
+        if upgrade::is_asked_for(&request) {
+            return self.upgrade::<S>(request);
+        }
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head, ());
+        let (front, path) = (&*self.front, request.uri().path());
+        let route = route::find(path, front.serve_page);
+        let access = route.map(|route| route.access);
+        let status_only = matches!(access, Some(Access::Health(_))) && bearer.is_none();
+        let caller = if status_only {
+            None
+        } else {
+            // The same rules from here to the verdict (K3).
+            let rules = front.door.rules();
+            let attributed = match attribute(&request, self.arrival, &rules) {
+                Ok(attributed) => attributed,
+                Err(refused) => return self.refuse(&refused, &request),
+            };
+            match access {
+                Some(Access::Open) => None,
+                _ => match self.admit(&rules, attributed, bearer, &request).await {
+                    Ok(caller) => Some(caller),
+                    Err(refused) => return refused,
+                },
+            }
+        };
+        let Some(route) = route else {
+            return match form::is_ambiguous(path) {
+                true => self.refuse(&BadForm::Target, &request),
+                false => not_found(),
+            };
+        };
+        if let (Some(caller), Access::Operator(scope) | Access::Health(scope)) =
+            (&caller, route.access)
+            && !caller.scopes().allows(scope)
+        {
+            return self.refuse(&PermissionRefusal::Scope(scope), &request);
+        }
+        if !route.takes(request.method()) {
+            return route.wrong_method();
+        }
+        route.answer(front, path, body, caller.as_ref()).await
+    }
+
+    /// Takes the bearer through the door. A wrong one is answered late; meanwhile the connection keeps the one place that
+    /// it has, and gives it up if a newer connection needs it.
+    async fn admit(
+        &self,
+        rules: &Rules,
+        attributed: Attributed,
+        bearer: Option<Secret>,
+        request: &Request<()>,
+    ) -> Result<AdmittedRequest, Answer> {
+        let door = &self.front.door;
+        let hub = &self.front.control.hub;
+        match door.admit_request(hub, rules, attributed, bearer).await {
+            Ok(admitted) => {
+                tokio::time::sleep(admitted.slow()).await;
+                drop(self.take_place());
+                Ok(admitted)
+            }
+            Err(away) => {
+                let answer = self.refuse(&away.refusal, request);
+                tokio::time::sleep(away.late).await;
+                Err(match away.refusal.retry_after() {
+                    Some(wait) => respond::retry_after(answer, wait),
+                    None => answer,
+                })
+            }
+        }
+    }
+
+    fn upgrade<S>(&self, mut request: Request<Incoming>) -> Answer
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // The order of refusals: form, then host, attribution and origin, then the protocol's own (decision 11).
+        let accept = match upgrade::check(&request) {
+            Ok(accept) => accept,
+            Err(error) => return upgrade::refusal_response(error),
+        };
+        let rules = self.front.door.rules();
+        let attributed = match attribute(&request, self.arrival, &rules) {
+            Ok(attributed) => attributed,
+            Err(refused) => return self.refuse(&refused, &request),
+        };
+        if request.uri().path() != "/" {
+            return text(StatusCode::NOT_FOUND, "the Gateway protocol is served at /");
+        }
+        let Some(place) = self.take_place() else {
+            return text(StatusCode::BAD_REQUEST, "one upgrade a connection");
+        };
+        let upgrading = hyper::upgrade::on(&mut request);
+        let front = Arc::clone(&self.front);
+        tokio::spawn(async move {
+            let Ok(upgraded) = upgrading.await else {
+                return;
+            };
+            let Ok((stream, leftover)) = upgrade::take_back::<Watched<S>>(upgraded) else {
+                tracing::error!("an upgraded socket could not be taken back");
+                return;
+            };
+            let io = WsIo::server(
+                stream.into_inner(),
+                leftover,
+                ws::Limits::new(limits::PREAUTH_MESSAGE_BYTES_MAX),
+            );
+            session::run(
+                io,
+                attributed,
+                rules.since,
+                Arc::clone(&front.door),
+                Arc::clone(&front.control),
+                place,
+            )
+            .await;
+        });
+        upgrade::accept_response(&accept)
+    }
+
+    fn take_place(&self) -> Option<PreauthPermit> {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.take()
+    }
+
+    /// Tells the log why and what would help, and the peer the public sentence. What the peer says of itself is cut, and
+    /// shown with every character visible (W8).
+    fn refuse<B>(&self, refused: &dyn Refusal, request: &Request<B>) -> Answer {
+        let cut = |bytes: &[u8]| {
+            let end = bytes.len().min(limits::HTTP_LOGGED_BYTES_MAX);
+            argv_text::visible(&String::from_utf8_lossy(&bytes[..end]))
+        };
+        let agent = request.headers().get(USER_AGENT);
+        tracing::info!(
+            reason = refused.log_field(),
+            peer = ?self.arrival.peer,
+            method = %cut(request.method().as_str().as_bytes()),
+            path = %cut(request.uri().path().as_bytes()),
+            agent = %cut(agent.map_or(b"", |agent| agent.as_bytes())),
+            remedy = %refused.remedy(),
+            "request refused"
+        );
+        respond::refusal(refused)
+    }
+}
+
+fn attribute<B>(
+    request: &Request<B>,
     arrival: Arrival,
-    front: &Front,
-) -> Result<(Attributed, u64), IngressRefusal> {
+    rules: &Rules,
+) -> Result<Attributed, IngressRefusal> {
     let mut headers: Vec<(&str, &[u8])> = request
         .headers()
         .iter()
@@ -265,7 +400,9 @@ fn attribute(
         let target = target.as_str().as_bytes();
         let agrees =
             |(name, value): &(&str, &[u8])| *name == "host" && value.eq_ignore_ascii_case(target);
-        if !headers.iter().any(agrees) {
+        // Without any Host the request stays without one, as HTTP/1.1 has it refused (§3.2).
+        let named = headers.iter().any(|(name, _)| *name == "host");
+        if named && !headers.iter().any(agrees) {
             headers.push(("host", target));
         }
     }
@@ -277,11 +414,5 @@ fn attribute(
         headers: &headers,
         own_addresses: None,
     };
-    let rules = front.door.rules();
-    ingress::attribute(&request, &rules.ingress).map(|attributed| (attributed, rules.since))
-}
-
-fn refuse(refused: &IngressRefusal) -> Answer {
-    tracing::info!(reason = refused.log_field(), remedy = %refused.remedy(), "request refused");
-    refusal(refused)
+    ingress::attribute(&request, &rules.ingress)
 }

@@ -72,8 +72,11 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
     })
 }
 
-/// Logs of this level and above go to standard error, without colours, so that the peer's bytes stay text.
+/// Logs of this level (or of `OPENCLAW_LOG_LEVEL`) and above go to standard error, without colours, so that the peer's
+/// bytes stay text.
 pub(super) fn log_to_stderr(level: tracing::Level) {
+    let wanted = std::env::var("OPENCLAW_LOG_LEVEL").ok();
+    let level = wanted.and_then(|it| it.parse().ok()).unwrap_or(level);
     // A second subscriber is refused; the first one stays.
     let _ = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
