@@ -65,7 +65,10 @@ pub fn required(method: Method) -> Access {
         | Method::NodePairRemove
         | Method::NodeRename => PAIRING,
 
-        Method::NodeList | Method::NodeDescribe => READ,
+        Method::NodeList
+        | Method::NodeDescribe
+        | Method::PortcullisNodesExplain
+        | Method::PortcullisNodesReport => READ,
         Method::NodeInvoke => Access::Operator(Need::ByCommand),
 
         Method::NodeInvokeProgress

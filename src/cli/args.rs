@@ -164,8 +164,22 @@ pub enum Devices {
 
 #[derive(Subcommand)]
 pub enum Nodes {
-    /// List pending and paired nodes
-    List,
+    /// List nodes: online, callable, permitted, and what waits
+    List {
+        /// One line for each command, with the rule and what changes it
+        #[arg(long)]
+        commands: bool,
+    },
+    /// Say why a command would or would not run on a node, without running it
+    Explain {
+        #[arg(long)]
+        node: String,
+        #[arg(long)]
+        command: String,
+        /// The command's parameters, as JSON
+        #[arg(long, default_value = "{}")]
+        params: String,
+    },
     /// Show which nodes are connected
     Status {
         /// Only connected nodes

@@ -12,6 +12,7 @@ pub mod gateway;
 #[cfg(feature = "node-host")]
 pub mod node;
 pub mod nodes;
+pub mod nodes_view;
 pub mod output;
 pub mod pending;
 pub mod quickstart;
@@ -144,6 +145,8 @@ mod tests {
             "devices revoke --device d --role node",
             "devices remove d",
             "nodes status --connected",
+            "nodes list --commands",
+            "nodes explain --node n --command system.run --params {} --json",
             "nodes approve r --commands system.run,system.which",
             "nodes invoke --node n --command system.which --params {\"bins\":[\"sh\"]} --invoke-timeout 5",
             "agent --message hello",

@@ -9,7 +9,8 @@ use super::args::Nodes;
 use super::devices::by_prefix;
 use super::exit::{Exit, Failure};
 use super::gateway::object;
-use super::output::{self, ago, short_id};
+use super::nodes_view as view;
+use super::output::{self, ago};
 use super::pending::{self, Decision, Queue};
 use super::session::{Context, Session, decode};
 use crate::auth::permission;
@@ -18,6 +19,7 @@ use crate::base::ids;
 use crate::client::call::shown;
 use crate::client::credentials::Caller;
 use crate::machine;
+use crate::nodes::{Explanation, Report};
 use crate::rpc::types::node::{NodeApprovalState, NodeEntry, NodeInvokeParams, NodeList};
 
 /// What the Gateway may add to the node's own time.
@@ -32,14 +34,15 @@ pub async fn run(context: &Context, command: &Nodes) -> Result<(), Failure> {
 
 fn scopes(command: &Nodes) -> Vec<Scope> {
     match command {
-        Nodes::List => vec![Scope::Read, Scope::Pairing],
+        Nodes::List { .. } => vec![Scope::Read, Scope::Pairing],
         Nodes::Pending => vec![Scope::Pairing],
         Nodes::Status { .. } | Nodes::Describe { .. } => vec![Scope::Read],
         // Approving commands takes the scope that running them takes (S3).
         Nodes::Approve { .. } => vec![Scope::Pairing, Scope::Write, Scope::Admin],
         Nodes::Reject { .. } => vec![Scope::Pairing],
         Nodes::Remove { .. } | Nodes::Rename { .. } => vec![Scope::Read, Scope::Pairing],
-        Nodes::Invoke { command, .. } => {
+        // An explanation is for the one who would invoke.
+        Nodes::Invoke { command, .. } | Nodes::Explain { command, .. } => {
             let mut scopes = vec![Scope::Read, Scope::Write, Scope::Approvals];
             let scope = permission::scope_of_command(command);
             if !scopes.contains(&scope) {
@@ -53,21 +56,42 @@ fn scopes(command: &Nodes) -> Vec<Scope> {
 async fn act(context: &Context, session: &Session, command: &Nodes) -> Result<(), Failure> {
     let now_ms = machine::now_ms();
     match command {
-        Nodes::List => {
+        Nodes::List { commands } => {
             let payload = session.call("node.list", &json!({})).await?;
-            if !context.common.json {
-                let queue = Queue::fetch(session).await?;
-                if !queue.is_empty() {
-                    output::line(&format!("Pending\n{}\n", queue.render(context)));
-                }
+            let report = report(session, None).await?;
+            if context.common.json {
+                output::line(&format!("{:#}", with_report(&payload, report.as_ref())?));
+                return Ok(());
             }
-            context.show(&payload, |list: NodeList| node_table(&list.nodes, now_ms))
+            let queue = Queue::fetch(session).await?;
+            if !queue.is_empty() {
+                output::line(&format!("Pending\n{}\n", queue.render(context)));
+            }
+            let list: NodeList = decode(&payload)?;
+            let table = match &report {
+                Some(report) if *commands => view::command_tables(&list.nodes, report, now_ms),
+                report => view::node_table(&list.nodes, report.as_ref(), now_ms),
+            };
+            output::line(&table);
+            Ok(())
+        }
+        Nodes::Explain {
+            node,
+            command,
+            params,
+        } => {
+            let node = find(session, node).await?;
+            let params = object(params, "--params")?;
+            let params = json!({ "nodeId": node, "command": command, "params": params });
+            let payload = session.call("portcullis.nodes.explain", &params).await?;
+            context.show(&payload, |found: Explanation| view::explanation(&found))
         }
         Nodes::Status { connected } => {
             let payload = session.call("node.list", &json!({})).await?;
+            let report = report(session, None).await?;
             context.show(&payload, |mut list: NodeList| {
                 list.nodes.retain(|node| node.connected || !connected);
-                node_table(&list.nodes, now_ms)
+                view::node_table(&list.nodes, report.as_ref(), now_ms)
             })
         }
         Nodes::Describe { node } => {
@@ -75,7 +99,14 @@ async fn act(context: &Context, session: &Session, command: &Nodes) -> Result<()
             let payload = session
                 .call("node.describe", &json!({ "nodeId": node }))
                 .await?;
-            context.show(&payload, |node: NodeEntry| describe(&node, now_ms))
+            let report = report(session, Some(&node)).await?;
+            if context.common.json {
+                output::line(&format!("{:#}", with_report(&payload, report.as_ref())?));
+                return Ok(());
+            }
+            let node: NodeEntry = decode(&payload)?;
+            output::line(&view::describe(&node, report.as_ref(), now_ms));
+            Ok(())
         }
         Nodes::Pending => {
             let queue = Queue::fetch(session).await?;
@@ -171,28 +202,7 @@ fn choose(asked: &str, nodes: &[NodeEntry]) -> Result<String, Failure> {
     }
 }
 
-fn node_table(nodes: &[NodeEntry], now_ms: u64) -> String {
-    if nodes.is_empty() {
-        return "No nodes".to_owned();
-    }
-    let rows: Vec<Vec<String>> = nodes
-        .iter()
-        .map(|node| {
-            vec![
-                short_id(&node.node_id),
-                node.display_name.clone().unwrap_or_default(),
-                node.platform.clone().unwrap_or_default(),
-                seen(node, now_ms),
-                approval(node).to_owned(),
-                node.commands.join(","),
-            ]
-        })
-        .collect();
-    let headings = ["NODE", "NAME", "PLATFORM", "SEEN", "APPROVAL", "COMMANDS"];
-    output::table(&headings, &rows)
-}
-
-fn seen(node: &NodeEntry, now_ms: u64) -> String {
+pub fn seen(node: &NodeEntry, now_ms: u64) -> String {
     if node.connected {
         return "connected".to_owned();
     }
@@ -200,7 +210,7 @@ fn seen(node: &NodeEntry, now_ms: u64) -> String {
         .map_or_else(|| "never".to_owned(), |seen| ago(now_ms, seen))
 }
 
-fn approval(node: &NodeEntry) -> &'static str {
+pub fn approval(node: &NodeEntry) -> &'static str {
     match node.approval_state {
         Some(NodeApprovalState::Approved) => "approved",
         Some(NodeApprovalState::PendingApproval) => "pending",
@@ -210,26 +220,30 @@ fn approval(node: &NodeEntry) -> &'static str {
     }
 }
 
-fn describe(node: &NodeEntry, now_ms: u64) -> String {
-    let mut lines = vec![
-        format!("Node:      {}", node.node_id),
-        format!("Name:      {}", node.display_name.as_deref().unwrap_or("-")),
-        format!("Platform:  {}", node.platform.as_deref().unwrap_or("-")),
-        format!("Seen:      {}", seen(node, now_ms)),
-        format!("Approval:  {}", approval(node)),
-        format!("Commands:  {}", node.commands.join(", ")),
-    ];
-    if let Some(declared) = &node.pending_declared_commands {
-        lines.push(format!("Declares:  {}", declared.join(", ")));
+/// What our own Gateway says beyond the protocol; `None` from one that has no such method.
+async fn report(session: &Session, node: Option<&str>) -> Result<Option<Report>, Failure> {
+    let params = node.map_or_else(|| json!({}), |node| json!({ "nodeId": node }));
+    match session.call("portcullis.nodes.report", &params).await {
+        Ok(payload) => decode(&payload).map(Some),
+        Err(failure) if failure.sentence.starts_with("unknown method") => Ok(None),
+        Err(failure) => Err(failure),
     }
-    if let Some(request) = &node.pending_request_id {
-        lines.push(format!("To approve: portcullis nodes approve {request}"));
+}
+
+/// A payload with nodes in it, or one node, with what the report says of each beside it.
+fn with_report(payload: &RawValue, report: Option<&Report>) -> Result<Value, Failure> {
+    let mut value: Value = decode(payload)?;
+    let attach = |node: &mut Value| {
+        let id = node["nodeId"].as_str().unwrap_or_default();
+        if let Some(own) = report.and_then(|report| view::of_node(report, id)) {
+            node["report"] = json!(own);
+        }
+    };
+    match value["nodes"].as_array_mut() {
+        Some(nodes) => nodes.iter_mut().for_each(attach),
+        None => attach(&mut value),
     }
-    lines
-        .iter()
-        .map(|line| shown(line))
-        .collect::<Vec<_>>()
-        .join("\n")
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -257,10 +271,5 @@ mod tests {
         assert!(choose("lab", &nodes).is_err());
         assert!(choose("aaaa", &nodes).is_err());
         assert_eq!(choose("nobody", &nodes).unwrap(), "nobody");
-    }
-
-    #[test]
-    fn an_empty_list_says_so() {
-        assert_eq!(node_table(&[], 0), "No nodes");
     }
 }

@@ -15,7 +15,7 @@ use crate::exec::env::Overrides;
 use crate::exec::plan::{Asked, Plan, Prepared};
 use crate::exec::{Mode, argv_text, redact};
 use crate::machine;
-use crate::nodes::Refused;
+use crate::nodes::{Refused, exec_gate};
 
 /// How long a node may take to plan a command.
 const PREPARE_TIMEOUT_MS: u64 = 30_000;
@@ -302,9 +302,7 @@ impl Hub {
                 approval: Some(wanted.id),
             });
         }
-        if self.settings().exec_mode != Mode::Full {
-            return Err(Refused::ApprovalRequired { run_id });
-        }
+        exec_gate(self.settings().exec_mode, run_id)?;
         for field in CONTROL_FIELDS {
             fields.remove(field);
         }
@@ -348,7 +346,13 @@ impl Hub {
         Ok(prepared)
     }
 
-    fn plain(&self, node: &DeviceId, command: &str, params_json: String, actor: Actor) -> Invoke {
+    pub(super) fn plain(
+        &self,
+        node: &DeviceId,
+        command: &str,
+        params_json: String,
+        actor: Actor,
+    ) -> Invoke {
         Invoke {
             node: node.clone(),
             command: command.to_owned(),

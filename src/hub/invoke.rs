@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
+use super::explain::surface;
 use super::{Caller, Hub, Inner};
 use crate::audit::{self, Actor, Digest, Durability};
 use crate::base::{ConnId, DeviceId, Refusal, ids::uuid_v4, limits};
 use crate::machine;
-use crate::nodes::{self, CommandPolicy, Dispatched, Keyed, Pending, Refused, Settled, Surface};
+use crate::nodes::{self, CommandPolicy, Dispatched, Keyed, Pending, Refused, Settled};
 use crate::rpc::types::node::{
     NodeInvokeCancelEvent, NodeInvokeProgressParams, NodeInvokeRequestEvent,
 };
@@ -263,6 +264,7 @@ impl Hub {
             keyed,
             waiter,
         });
+        inner.registry.hit(&invoke.node, &invoke.command);
         outbox.send_recorded(frame, &receipt);
         Ok(answer)
     }
@@ -276,15 +278,7 @@ impl Hub {
     ) -> Result<ConnId, Refused> {
         let device = inner.pairing.device(node).ok_or(Refused::UnknownNode)?;
         let session = inner.registry.session(node);
-        let approved = inner.pairing.surface(node);
-        let surface = Surface {
-            declared: session.map(|session| session.declared_commands.as_slice()),
-            approved: approved.map(|surface| surface.commands.as_slice()),
-            pending_request: inner
-                .pairing
-                .surface_request(node)
-                .map(|request| request.request_id.as_str()),
-        };
+        let surface = surface(inner, node);
         nodes::decide(
             &self.command_policy(node),
             &device.platform,

@@ -11,6 +11,7 @@ mod approvals;
 mod connections;
 mod devices;
 mod exec;
+mod explain;
 mod invoke;
 mod nodes;
 pub mod once;

@@ -200,6 +200,7 @@ impl Hub {
     fn node_entry(&self, inner: &Inner, device: &Device) -> NodeEntry {
         let id = &device.id;
         let session = inner.registry.session(id);
+        let record = inner.registry.record(id);
         let surface = inner.pairing.surface(id);
         let request = inner.pairing.surface_request(id);
         let approved = surface.map_or(&[][..], |surface| surface.commands.as_slice());
@@ -234,7 +235,7 @@ impl Hub {
             commands: effective.cloned().collect(),
             node_plugin_tools: session.map(|_| Vec::new()),
             path_env: session.and_then(|session| session.path_env.clone()),
-            host_stats: inner.registry.stats(id).cloned(),
+            host_stats: record.and_then(|record| record.stats.clone()),
             approval_state: Some(match state {
                 ApprovalState::Approved => NodeApprovalState::Approved,
                 ApprovalState::PendingApproval => NodeApprovalState::PendingApproval,

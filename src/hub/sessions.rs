@@ -153,6 +153,7 @@ impl Hub {
 
     /// Takes an ended connection out. What it was asked and did not answer is answered now.
     pub fn close_session(&self, caller: &Caller, reason: &str) {
+        let now_ms = machine::now_ms();
         let mut inner = self.lock();
         inner.connections.close(&caller.conn);
         // The waiters are dropped outside the lock; each learns that its node has gone.
@@ -164,9 +165,8 @@ impl Hub {
         );
         if caller.role == Role::Node
             && let Some(node) = &caller.device
-            && let Some(session) = inner.registry.detach(node, &caller.conn)
+            && let Some(session) = inner.registry.detach(node, &caller.conn, reason, now_ms)
         {
-            let now_ms = machine::now_ms();
             inner.pairing.seen(node, "disconnect", now_ms);
             inner.presence.leave(node, now_ms);
             inner.announce_presence();
@@ -283,6 +283,8 @@ impl Hub {
             declared_caps: facts.node.caps,
             declared_commands: facts.node.commands,
             connected_at_ms: now_ms,
+            path: facts.path,
+            epoch: 0,
         });
         if let Some(older) = attached.replaced
             && let Some(outbox) = inner.connections.outbox(&older)

@@ -14,6 +14,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ring::digest::{SHA256, digest};
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -21,11 +23,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::retry::{self, Next, Used};
 use crate::auth::scope::Role;
-use crate::base::ids;
+use crate::base::ids::{self, hex_lower};
 use crate::client::{
     CallError, Client, ConnectError, ConnectOptions, Ended, Endpoint, Event, Events, Identity, Sent,
 };
+use crate::exec::PolicySnapshot;
 use crate::machine;
+use crate::nodes::HostFacts;
 use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL};
 use crate::rpc::types::node::{
     NodeError, NodeInvokeCancelEvent, NodeInvokeRequestEvent, NodeInvokeResultParams,
@@ -52,6 +56,9 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait Commands: Send + Sync + 'static {
     /// The commands' names, as the node declares them.
     fn names(&self) -> Vec<String>;
+
+    /// Where they execute, for the operators.
+    fn facts(&self) -> HostFacts;
 
     /// Executes one command; the result as JSON text. Dropping the future ends what it started.
     fn invoke(
@@ -300,6 +307,7 @@ impl NodeHost {
 
     async fn session(&mut self, client: Client, mut events: Events) -> Ended {
         self.greet(&client);
+        report(&client, HostFacts::EVENT, &self.commands.facts());
         for result in &self.undelivered {
             self.send(&client, result.clone());
         }
@@ -317,7 +325,10 @@ impl NodeHost {
                     }
                 }
                 Some(id) = self.delivered.recv() => self.forget(&id),
-                _ = stats.tick() => send_stats(&client),
+                _ = stats.tick() => {
+                    let stats = machine::HostStats::read(Path::new("/"));
+                    report(&client, "node.host.stats", &stats);
+                }
             }
         }
     }
@@ -456,6 +467,19 @@ impl Commands for super::Host {
             .collect()
     }
 
+    fn facts(&self) -> HostFacts {
+        let policy = PolicySnapshot::of(self.mode);
+        let text = serde_json::to_vec(&policy).unwrap_or_default();
+        HostFacts {
+            shell: self
+                .env_text("SHELL")
+                .unwrap_or_else(|| "/bin/sh".to_owned()),
+            kernel: machine::platform().kernel,
+            exec_mode: self.mode.as_str().to_owned(),
+            exec_policy_sha256: hex_lower(digest(&SHA256, &text).as_ref()),
+        }
+    }
+
     fn invoke(
         self: Arc<Self>,
         command: String,
@@ -501,15 +525,15 @@ fn result(
     }
 }
 
-fn send_stats(client: &Client) {
-    let stats = machine::HostStats::read(Path::new("/"));
-    let Ok(text) = serde_json::to_string(&stats) else {
+/// Tells the Gateway something about this machine.
+fn report(client: &Client, event: &'static str, payload: &impl Serialize) {
+    let Ok(text) = serde_json::to_string(payload) else {
         return;
     };
     let client = client.clone();
     tokio::spawn(async move {
-        let params = json!({"event": "node.host.stats", "payloadJSON": text});
-        // Nothing depends on it; the next minute brings the next one.
+        let params = json!({"event": event, "payloadJSON": text});
+        // Nothing depends on it; the next session or minute brings the next one.
         let _ = client.call("node.event", &params, RESULT_TIMEOUT).await;
     });
 }

@@ -82,6 +82,12 @@ impl Host {
         which::find(program, &self.path)
     }
 
+    /// A variable of the host's own environment.
+    fn env_text(&self, name: &str) -> Option<String> {
+        let found = self.env.iter().find(|(known, _)| known == name);
+        found.and_then(|(_, value)| value.to_str().map(str::to_owned))
+    }
+
     fn slot(&self) -> Result<tokio::sync::OwnedSemaphorePermit, NodeError> {
         Arc::clone(&self.slots).try_acquire_owned().map_err(|_| {
             NodeError::new(

@@ -5,12 +5,17 @@
 //! Bounds: `limits::DEVICES_MAX`, `limits::INVOKES_MAX`, `limits::INVOKES_FINISHED_MAX`.
 //! Errors: `Refused`, each with its wire code.
 
+mod explain;
 mod invoke;
 mod policy;
 mod refused;
 mod registry;
 
+pub use explain::{CommandReport, Explanation, Finding, NodeReport, Report, Verdict, layers};
 pub use invoke::{Ended, Invokes, Keyed, Pending, Settled};
-pub use policy::{ApprovalState, CommandPolicy, Surface, decide, platform_defaults};
+pub use policy::{
+    ApprovalState, CommandPolicy, DeniedBy, Layer, Surface, decide, exec_gate, judge,
+    platform_defaults,
+};
 pub use refused::{Category, Dispatched, Refused};
-pub use registry::{Attached, NodeSession, Registry};
+pub use registry::{Attached, HostFacts, LastClose, NodeRecord, NodeSession, Registry};

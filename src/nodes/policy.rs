@@ -1,6 +1,10 @@
 //! What a node may run: declared by it, approved by an operator, allowed by the Gateway. All three.
 
+use serde::{Deserialize, Serialize};
+
 use super::Refused;
+use crate::base::DeviceId;
+use crate::exec::policy::Mode;
 
 /// Commands that the Gateway allows on a platform unless the configuration says otherwise.
 ///
@@ -34,8 +38,30 @@ pub fn platform_defaults(platform: &str) -> &'static [&'static str] {
 pub struct CommandPolicy {
     pub allow: Vec<String>,
     pub deny: Vec<String>,
+    /// For one node: denied in addition.
+    pub node_deny: Vec<String>,
     /// For one node: nothing but these.
     pub only: Option<Vec<String>>,
+}
+
+/// Which list denied a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeniedBy {
+    Gateway,
+    Node,
+    /// The node's list of what alone is allowed, on which it does not stand.
+    NodeAllow,
+}
+
+impl DeniedBy {
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway.nodes.commands.deny",
+            Self::Node => "gateway.nodes.entries.<id>.commands.deny",
+            Self::NodeAllow => "gateway.nodes.entries.<id>.commands.allow",
+        }
+    }
 }
 
 impl CommandPolicy {
@@ -44,31 +70,24 @@ impl CommandPolicy {
     pub fn narrowed_by(&self, node: Option<&Self>) -> Self {
         let mut policy = self.clone();
         if let Some(node) = node {
-            policy.deny.extend(node.deny.iter().cloned());
-            policy.only.clone_from(&node.only);
+            policy.node_deny.extend(node.deny.iter().cloned());
+            if let Some(only) = &node.only {
+                let both = |name: &&String| policy.only.as_ref().is_none_or(|old| names(old, name));
+                policy.only = Some(only.iter().filter(both).cloned().collect());
+            }
         }
         policy
     }
 
     /// Whether the Gateway's own policy permits a command on a platform. Deny wins over allow.
     pub fn check(&self, platform: &str, command: &str) -> Result<(), Refused> {
-        let named = |list: &[String]| list.iter().any(|entry| entry == command || entry == "*");
-        if named(&self.deny) {
+        if let Some(by) = self.denied_by(command) {
             return Err(Refused::Denied {
                 command: command.to_owned(),
+                by,
             });
         }
-        let allowed = self.allow.iter().any(|entry| entry == command)
-            || platform_defaults(platform).contains(&command);
-        let narrowed_out = self
-            .only
-            .as_ref()
-            .is_some_and(|only| !only.iter().any(|entry| entry == command));
-        if narrowed_out {
-            Err(Refused::Denied {
-                command: command.to_owned(),
-            })
-        } else if allowed {
+        if names(&self.allow, command) || platform_defaults(platform).contains(&command) {
             Ok(())
         } else {
             Err(Refused::NotAllowlisted {
@@ -76,6 +95,35 @@ impl CommandPolicy {
             })
         }
     }
+
+    /// The setting that decides about a command on a node.
+    pub fn setting(&self, platform: &str, command: &str, node: &DeviceId) -> String {
+        if let Some(by) = self.denied_by(command) {
+            by.setting().replace("<id>", node.as_str())
+        } else if names(&self.allow, command) {
+            "gateway.nodes.commands.allow".to_owned()
+        } else if platform_defaults(platform).contains(&command) {
+            format!("the defaults of platform {platform:?}")
+        } else {
+            format!("gateway.nodes.commands.allow; not a default of platform {platform:?}")
+        }
+    }
+
+    fn denied_by(&self, command: &str) -> Option<DeniedBy> {
+        let denies = |list: &[String]| names(list, command) || names(list, "*");
+        if denies(&self.deny) {
+            Some(DeniedBy::Gateway)
+        } else if denies(&self.node_deny) {
+            Some(DeniedBy::Node)
+        } else {
+            let only = self.only.as_ref()?;
+            (!names(only, command)).then_some(DeniedBy::NodeAllow)
+        }
+    }
+}
+
+fn names(list: &[String], command: &str) -> bool {
+    list.iter().any(|entry| entry == command)
 }
 
 /// What an operator approved for a node, as `node.list` names it.
@@ -108,33 +156,78 @@ pub struct Surface<'a> {
     pub pending_request: Option<&'a str>,
 }
 
-/// Whether a command may run on a node now: declared ∩ approved ∩ policy. The order is the order of refusals.
+/// What a paired node's command must pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layer {
+    Policy,
+    Online,
+    Declared,
+    Approved,
+}
+
+impl Layer {
+    /// The order of refusals.
+    const ORDER: [Self; 4] = [Self::Policy, Self::Online, Self::Declared, Self::Approved];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Online => "online",
+            Self::Declared => "declared",
+            Self::Approved => "approved",
+        }
+    }
+}
+
+/// One layer's word about a command.
+pub fn judge(
+    layer: Layer,
+    policy: &CommandPolicy,
+    platform: &str,
+    surface: Surface<'_>,
+    command: &str,
+) -> Result<(), Refused> {
+    match (layer, surface.declared) {
+        (Layer::Policy, _) if command.starts_with("system.execApprovals.") => {
+            Err(Refused::ReservedCommand)
+        }
+        (Layer::Policy, _) => policy.check(platform, command),
+        (Layer::Online | Layer::Declared, None) => Err(Refused::NotConnected),
+        (Layer::Online, Some(_)) => Ok(()),
+        (Layer::Declared, Some(declared)) if names(declared, command) => Ok(()),
+        (Layer::Declared, Some(_)) => Err(Refused::NotDeclared {
+            command: command.to_owned(),
+        }),
+        (Layer::Approved, _) => match surface.approved {
+            Some(approved) if names(approved, command) => Ok(()),
+            Some(_) if surface.pending_request.is_none() => Err(Refused::NotApproved {
+                command: command.to_owned(),
+            }),
+            _ => Err(Refused::SurfacePending {
+                request_id: surface.pending_request.map(str::to_owned),
+            }),
+        },
+    }
+}
+
+/// Whether a command may run on a node now: declared ∩ approved ∩ policy.
 pub fn decide(
     policy: &CommandPolicy,
     platform: &str,
     surface: Surface<'_>,
     command: &str,
 ) -> Result<(), Refused> {
-    if command.starts_with("system.execApprovals.") {
-        return Err(Refused::ReservedCommand);
-    }
-    policy.check(platform, command)?;
-    let Some(declared) = surface.declared else {
-        return Err(Refused::NotConnected);
-    };
-    if !declared.iter().any(|name| name == command) {
-        return Err(Refused::NotDeclared {
-            command: command.to_owned(),
-        });
-    }
-    match surface.approved {
-        Some(approved) if approved.iter().any(|name| name == command) => Ok(()),
-        Some(_) if surface.pending_request.is_none() => Err(Refused::NotApproved {
-            command: command.to_owned(),
-        }),
-        _ => Err(Refused::SurfacePending {
-            request_id: surface.pending_request.map(str::to_owned),
-        }),
+    Layer::ORDER
+        .into_iter()
+        .try_for_each(|layer| judge(layer, policy, platform, surface, command))
+}
+
+/// Whether the Gateway's exec mode lets a `system.run` go out that leans on no approval.
+pub fn exec_gate(mode: Mode, run_id: Option<String>) -> Result<(), Refused> {
+    match mode {
+        Mode::Deny => Err(Refused::ExecDenied),
+        Mode::Allowlist | Mode::Ask => Err(Refused::ApprovalRequired { run_id }),
+        Mode::Full => Ok(()),
     }
 }
 
@@ -142,15 +235,15 @@ pub fn decide(
 mod tests {
     use super::*;
 
-    fn names(list: &[&str]) -> Vec<String> {
+    fn list(list: &[&str]) -> Vec<String> {
         list.iter().map(|name| (*name).to_owned()).collect()
     }
 
     #[test]
     fn n1_effective_is_declared_and_approved_and_allowed() {
         let policy = CommandPolicy::default();
-        let declared = names(&["system.run", "system.which", "camera.snap"]);
-        let approved = names(&["system.which", "camera.snap"]);
+        let declared = list(&["system.run", "system.which", "camera.snap"]);
+        let approved = list(&["system.which", "camera.snap"]);
         let full = Surface {
             declared: Some(&declared),
             approved: Some(&approved),
@@ -192,7 +285,7 @@ mod tests {
 
     #[test]
     fn n6_exec_approvals_have_methods_of_their_own() {
-        let declared = names(&["system.execApprovals.set"]);
+        let declared = list(&["system.execApprovals.set"]);
         let surface = Surface {
             declared: Some(&declared),
             approved: Some(&declared),
@@ -218,13 +311,14 @@ mod tests {
             assert_eq!(policy.check("ios", command), refused);
             assert_eq!(policy.check("linux", command), refused);
         }
-        policy.allow = names(&["camera.snap"]);
+        policy.allow = list(&["camera.snap"]);
         assert_eq!(policy.check("ios", "camera.snap"), Ok(()));
-        policy.deny = names(&["camera.snap"]);
+        policy.deny = list(&["camera.snap"]);
         assert_eq!(
             policy.check("ios", "camera.snap"),
             Err(Refused::Denied {
-                command: "camera.snap".to_owned()
+                command: "camera.snap".to_owned(),
+                by: DeniedBy::Gateway,
             })
         );
     }
@@ -233,13 +327,25 @@ mod tests {
     fn a_node_entry_only_narrows() {
         let gateway = CommandPolicy::default();
         let entry = CommandPolicy {
-            only: Some(names(&["system.which", "camera.snap"])),
+            only: Some(list(&["system.which", "camera.snap"])),
             ..CommandPolicy::default()
         };
         let policy = gateway.narrowed_by(Some(&entry));
         assert_eq!(policy.check("linux", "system.which"), Ok(()));
-        assert!(policy.check("linux", "system.run").is_err());
         assert!(policy.check("linux", "camera.snap").is_err());
+        assert_eq!(
+            policy.check("linux", "system.run"),
+            Err(Refused::Denied {
+                command: "system.run".to_owned(),
+                by: DeniedBy::NodeAllow,
+            })
+        );
+        let id = DeviceId::from_digest([1; 32]);
+        let setting = policy.setting("linux", "system.run", &id);
+        assert_eq!(
+            setting,
+            format!("gateway.nodes.entries.{id}.commands.allow")
+        );
         assert_eq!(
             gateway.narrowed_by(None).check("linux", "system.run"),
             Ok(())

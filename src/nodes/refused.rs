@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use super::policy::DeniedBy;
 use crate::base::Refusal;
 use crate::exec::approval::{ApprovalError, DecideError, Unapproved};
 
@@ -69,6 +70,7 @@ pub enum Refused {
     },
     Denied {
         command: String,
+        by: DeniedBy,
     },
     NotAllowlisted {
         command: String,
@@ -205,7 +207,7 @@ impl Refused {
     pub fn command(&self) -> Option<&str> {
         match self {
             Self::NotAllowlisted { command }
-            | Self::Denied { command }
+            | Self::Denied { command, .. }
             | Self::NotDeclared { command }
             | Self::NotApproved { command } => Some(command),
             _ => None,
@@ -321,8 +323,11 @@ impl Refusal for Refused {
             Self::NotApproved { command } => {
                 format!("node command not allowed: {command:?} was not approved for this node").into()
             }
-            Self::Denied { command } => {
-                format!("node command not allowed: {command:?} is denied by gateway.nodes.commands.deny").into()
+            Self::Denied { command, by: DeniedBy::NodeAllow } => {
+                format!("node command not allowed: {command:?} is not among {}", DeniedBy::NodeAllow.setting()).into()
+            }
+            Self::Denied { command, by } => {
+                format!("node command not allowed: {command:?} is denied by {}", by.setting()).into()
             }
             Self::NotAllowlisted { command } => {
                 format!("node command not allowed: {command:?} requires explicit gateway.nodes.commands.allow opt-in")
@@ -368,8 +373,13 @@ impl Refusal for Refused {
                 "let the node connect once more, then approve it from `portcullis nodes pending`".into()
             }
             Self::NotDeclared { command } => format!("run a node host that offers {command:?}").into(),
-            Self::NotApproved { .. } => "approve the node again with this command among them".into(),
-            Self::Denied { command } => format!("remove {command:?} from gateway.nodes.commands.deny").into(),
+            Self::NotApproved { .. } => {
+                "portcullis nodes remove --node NODE; its next connect asks again, to be approved with this command".into()
+            }
+            Self::Denied { command, by: DeniedBy::NodeAllow } => {
+                format!("add {command:?} to {}", DeniedBy::NodeAllow.setting()).into()
+            }
+            Self::Denied { command, by } => format!("remove {command:?} from {}", by.setting()).into(),
             Self::NotAllowlisted { command } => format!("add {command:?} to gateway.nodes.commands.allow").into(),
             Self::ReservedCommand => "use the exec.approvals.node.* methods".into(),
             Self::ExecDenied => "set tools.exec.mode to ask or allowlist".into(),

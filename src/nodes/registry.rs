@@ -1,8 +1,10 @@
-//! The live session of each node.
+//! The live session of each node, and what is remembered of those before it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use crate::base::{ConnId, DeviceId};
+use serde::{Deserialize, Serialize};
+
+use crate::base::{ConnId, DeviceId, limits};
 use crate::rpc::types::node::HostStats;
 
 /// A connected node: where its session is and what it said of itself.
@@ -21,6 +23,39 @@ pub struct NodeSession {
     pub declared_caps: Vec<String>,
     pub declared_commands: Vec<String>,
     pub connected_at_ms: u64,
+    /// The transport path.
+    pub path: String,
+    /// Set by the registry: a later session has a higher one.
+    pub epoch: u64,
+}
+
+impl NodeSession {
+    /// What this session says otherwise than an earlier one of the same node.
+    fn differences(&self, before: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (what, old, new) in [
+            ("version", &before.version, &self.version),
+            ("platform", &before.platform, &self.platform),
+            ("transport", &before.path, &self.path),
+        ] {
+            if old != new {
+                found.push(format!("{what} {old} -> {new}"));
+            }
+        }
+        if before.display_name != self.display_name {
+            found.push("name".to_owned());
+        }
+        if before.path_env != self.path_env {
+            found.push("PATH".to_owned());
+        }
+        let mut marked = |sign: char, these: &Vec<String>, those: &Vec<String>| {
+            let new = these.iter().filter(|name| !those.contains(name));
+            found.extend(new.map(|name| format!("{sign}{name}")));
+        };
+        marked('+', &self.declared_commands, &before.declared_commands);
+        marked('-', &before.declared_commands, &self.declared_commands);
+        found
+    }
 }
 
 /// What attaching a session did.
@@ -30,28 +65,101 @@ pub struct Attached {
     pub replaced: Option<ConnId>,
 }
 
+/// How a node's session ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastClose {
+    pub reason: String,
+    pub at_ms: u64,
+}
+
+/// Where a node executes, in its own words: our node host says so in the event `portcullis.host`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HostFacts {
+    pub shell: String,
+    pub kernel: String,
+    /// Its own exec policy: the mode, and the SHA-256 of all of it.
+    pub exec_mode: String,
+    pub exec_policy_sha256: String,
+}
+
+impl HostFacts {
+    pub const EVENT: &str = "portcullis.host";
+
+    /// The same with each word cut to `limits::DEVICE_TEXT_CHARS_MAX`: the node chose them.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        let cut = |text: String| text.chars().take(limits::DEVICE_TEXT_CHARS_MAX).collect();
+        Self {
+            shell: cut(self.shell),
+            kernel: cut(self.kernel),
+            exec_mode: cut(self.exec_mode),
+            exec_policy_sha256: cut(self.exec_policy_sha256),
+        }
+    }
+}
+
+/// What is remembered of one node while it is paired and the Gateway runs.
+#[derive(Clone, Debug, Default)]
+pub struct NodeRecord {
+    pub connects: u64,
+    pub last_close: Option<LastClose>,
+    pub stats: Option<HostStats>,
+    pub host: Option<HostFacts>,
+    /// What its latest session says otherwise than the one before.
+    pub changes: Vec<String>,
+    /// How often each command was dispatched to it.
+    pub hits: BTreeMap<String, u64>,
+    latest: Option<NodeSession>,
+}
+
 /// One live session per device id. The newest wins; what an older one still says is stale.
 #[derive(Default)]
 pub struct Registry {
     sessions: HashMap<DeviceId, NodeSession>,
-    connects: HashMap<DeviceId, u64>,
-    stats: HashMap<DeviceId, HostStats>,
+    records: HashMap<DeviceId, NodeRecord>,
+    epoch: u64,
 }
 
 impl Registry {
-    pub fn attach(&mut self, session: NodeSession) -> Attached {
-        *self.connects.entry(session.node.clone()).or_insert(0) += 1;
+    pub fn attach(&mut self, mut session: NodeSession) -> Attached {
+        self.epoch += 1;
+        session.epoch = self.epoch;
+        let record = self.records.entry(session.node.clone()).or_default();
+        record.connects += 1;
+        let before = record.latest.replace(session.clone());
+        record.changes = before.map_or_else(Vec::new, |before| session.differences(&before));
+        let now_ms = session.connected_at_ms;
         let replaced = self
             .sessions
             .insert(session.node.clone(), session)
             .map(|older| older.conn);
+        if replaced.is_some() {
+            record.last_close = Some(LastClose {
+                reason: "replaced by a newer session".to_owned(),
+                at_ms: now_ms,
+            });
+        }
         Attached { replaced }
     }
 
     /// Ends the session that `conn` carries. A close from an older connection changes nothing.
-    pub fn detach(&mut self, node: &DeviceId, conn: &ConnId) -> Option<NodeSession> {
+    pub fn detach(
+        &mut self,
+        node: &DeviceId,
+        conn: &ConnId,
+        reason: &str,
+        now_ms: u64,
+    ) -> Option<NodeSession> {
         if !self.holds(node, conn) {
             return None;
+        }
+        if let Some(record) = self.records.get_mut(node) {
+            record.last_close = Some(LastClose {
+                reason: reason.chars().take(limits::DEVICE_TEXT_CHARS_MAX).collect(),
+                at_ms: now_ms,
+            });
         }
         self.sessions.remove(node)
     }
@@ -75,26 +183,56 @@ impl Registry {
         self.sessions.is_empty()
     }
 
-    /// How often this node has connected since the Gateway started.
-    pub fn connects(&self, node: &DeviceId) -> u64 {
-        self.connects.get(node).copied().unwrap_or(0)
+    /// What is remembered of a node that has connected since the Gateway started.
+    pub fn record(&self, node: &DeviceId) -> Option<&NodeRecord> {
+        self.records.get(node)
     }
 
     /// A connected node measured itself.
     pub fn measured(&mut self, node: &DeviceId, stats: HostStats) {
-        if self.sessions.contains_key(node) {
-            self.stats.insert(node.clone(), stats);
+        if let Some(record) = self.records.get_mut(node) {
+            record.stats = Some(stats);
         }
     }
 
-    pub fn stats(&self, node: &DeviceId) -> Option<&HostStats> {
-        self.stats.get(node)
+    /// A connected node said where it executes.
+    pub fn described(&mut self, node: &DeviceId, host: &HostFacts) {
+        let Some(record) = self.records.get_mut(node) else {
+            return;
+        };
+        let before = record.host.replace(host.clone());
+        if let Some(before) = before {
+            for (what, old, new) in [
+                ("shell", &before.shell, &host.shell),
+                ("kernel", &before.kernel, &host.kernel),
+                (
+                    "exec policy",
+                    &before.exec_policy_sha256,
+                    &host.exec_policy_sha256,
+                ),
+            ] {
+                if old != new && !record.changes.iter().any(|change| change == what) {
+                    record.changes.push(what.to_owned());
+                }
+            }
+        }
+    }
+
+    /// A command was dispatched to a node.
+    pub fn hit(&mut self, node: &DeviceId, command: &str) {
+        let Some(record) = self.records.get_mut(node) else {
+            return;
+        };
+        if let Some(hits) = record.hits.get_mut(command) {
+            *hits += 1;
+        } else if record.hits.len() < limits::NODE_COMMANDS_MAX {
+            record.hits.insert(command.to_owned(), 1);
+        }
     }
 
     /// Forgets a device that is no longer paired.
     pub fn forget(&mut self, node: &DeviceId) {
-        self.connects.remove(node);
-        self.stats.remove(node);
+        self.records.remove(node);
     }
 }
 
@@ -115,7 +253,9 @@ mod tests {
             path_env: None,
             declared_caps: Vec::new(),
             declared_commands: Vec::new(),
-            connected_at_ms: 0,
+            connected_at_ms: 5,
+            path: "loopback".to_owned(),
+            epoch: 0,
         }
     }
 
@@ -129,11 +269,58 @@ mod tests {
             registry.attach(session(&node, &second)).replaced,
             Some(first.clone())
         );
-        assert!(registry.detach(&node, &first).is_none());
+        assert!(registry.detach(&node, &first, "late", 7).is_none());
         assert!(registry.holds(&node, &second));
         assert!(!registry.holds(&node, &first));
-        assert_eq!(registry.connects(&node), 2);
-        assert!(registry.detach(&node, &second).is_some());
+        let record = registry.record(&node).unwrap();
+        assert_eq!(record.connects, 2);
+        let closed = |registry: &Registry| registry.record(&node).unwrap().last_close.clone();
+        assert_eq!(closed(&registry).unwrap().at_ms, 5);
+        let long = "x".repeat(9999);
+        assert!(registry.detach(&node, &second, &long, 9).is_some());
+        let close = closed(&registry).unwrap();
+        assert_eq!(
+            (close.at_ms, close.reason.len()),
+            (9, limits::DEVICE_TEXT_CHARS_MAX)
+        );
         assert!(registry.is_empty());
+        registry.forget(&node);
+        assert!(registry.record(&node).is_none());
+    }
+
+    #[test]
+    fn a_session_is_compared_with_the_one_before_and_routes_are_counted_within_bounds() {
+        let node = DeviceId::from_digest([1; 32]);
+        let mut registry = Registry::default();
+        let mut first = session(&node, &ConnId::from_random([1; 16]));
+        first.declared_commands = vec!["a".to_owned(), "b".to_owned()];
+        let mut second = session(&node, &ConnId::from_random([2; 16]));
+        second.declared_commands = vec!["b".to_owned(), "c".to_owned()];
+        second.version = "2".to_owned();
+        second.path_env = Some("/bin".to_owned());
+        registry.attach(first);
+        assert!(registry.record(&node).unwrap().changes.is_empty());
+        let facts = |policy: &str| HostFacts {
+            exec_policy_sha256: policy.to_owned(),
+            ..HostFacts::default()
+        };
+        registry.described(&node, &facts("p1"));
+        registry.attach(second);
+        for _ in 0..3 {
+            registry.described(&node, &facts("p2"));
+        }
+        let record = registry.record(&node).unwrap();
+        assert_eq!(
+            record.changes,
+            ["version 1 -> 2", "PATH", "+c", "-a", "exec policy"]
+        );
+        assert_eq!(registry.session(&node).unwrap().epoch, 2);
+        for command in 0..2 * limits::NODE_COMMANDS_MAX {
+            registry.hit(&node, &command.to_string());
+            registry.hit(&node, "0");
+        }
+        let hits = &registry.record(&node).unwrap().hits;
+        assert_eq!(hits.len(), limits::NODE_COMMANDS_MAX);
+        assert_eq!(hits["0"], 2 * limits::NODE_COMMANDS_MAX as u64 + 1);
     }
 }

@@ -50,6 +50,8 @@ pub enum Method {
     AgentsList,
     ModelsList,
     SessionsList,
+    PortcullisNodesExplain,
+    PortcullisNodesReport,
 }
 
 impl Method {
@@ -99,6 +101,8 @@ impl Method {
         Self::AgentsList,
         Self::ModelsList,
         Self::SessionsList,
+        Self::PortcullisNodesExplain,
+        Self::PortcullisNodesReport,
     ];
 
     /// The method of this name, compared exactly.
@@ -148,6 +152,8 @@ impl Method {
             "agents.list" => Self::AgentsList,
             "models.list" => Self::ModelsList,
             "sessions.list" => Self::SessionsList,
+            "portcullis.nodes.explain" => Self::PortcullisNodesExplain,
+            "portcullis.nodes.report" => Self::PortcullisNodesReport,
             _ => return None,
         })
     }
@@ -198,6 +204,8 @@ impl Method {
             Self::AgentsList => "agents.list",
             Self::ModelsList => "models.list",
             Self::SessionsList => "sessions.list",
+            Self::PortcullisNodesExplain => "portcullis.nodes.explain",
+            Self::PortcullisNodesReport => "portcullis.nodes.report",
         }
     }
 }

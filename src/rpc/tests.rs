@@ -169,6 +169,8 @@ fn read_request(method: Method, params: Option<&RawValue>) -> Result<Reading, St
         Method::AgentIdentityGet => Reading::of_params::<AgentIdentityParams>(params),
         Method::ModelsList => Reading::of_params::<ModelsListParams>(params),
         Method::SessionsList => Reading::of_params::<SessionsListParams>(params),
+        // Ours, so never recorded.
+        Method::PortcullisNodesExplain | Method::PortcullisNodesReport => unreachable!(),
     }
 }
 
@@ -226,6 +228,7 @@ fn read_answer(method: Method, payload: &RawValue) -> Result<Reading, String> {
         Method::AgentsList => Reading::of::<AgentsList>(payload),
         Method::ModelsList => Reading::of::<ModelsList>(payload),
         Method::SessionsList => Reading::of::<SessionsList>(payload),
+        Method::PortcullisNodesExplain | Method::PortcullisNodesReport => unreachable!(),
     }
 }
 
@@ -384,6 +387,8 @@ fn served_methods_are_covered() {
         "node.pending.pull",
         "node.pending.ack",
         "node.pending.drain",
+        "portcullis.nodes.explain",
+        "portcullis.nodes.report",
     ];
     let mut asked = BTreeSet::new();
     let mut answered = BTreeSet::new();

@@ -9,6 +9,7 @@
 )]
 
 mod approvals;
+mod explain;
 mod handshake;
 mod http;
 mod limits;

@@ -217,7 +217,7 @@ fn policy(rules: &CommandRules) -> CommandPolicy {
     CommandPolicy {
         allow: rules.allow.clone().unwrap_or_default(),
         deny: rules.deny.clone(),
-        only: None,
+        ..CommandPolicy::default()
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) fn dispatch(
         Method::NodeList => now(id, Ok(nodes::list(control))),
         Method::NodeDescribe => now(id, nodes::describe(control, request)),
         Method::NodeInvoke => nodes::invoke(control, caller, request),
+        Method::PortcullisNodesExplain => nodes::explain(control, caller, request),
+        Method::PortcullisNodesReport => now(id, nodes::report(control, request)),
 
         Method::NodeInvokeResult => now(id, nodes::result(control, caller, request)),
         Method::NodeInvokeProgress => now(id, nodes::progress(control, caller, request)),

@@ -13,7 +13,7 @@ use crate::audit::Digest;
 use crate::base::{DeviceId, limits};
 use crate::hub::{Caller, Invoke, NodeResult, ResultTaken, once};
 use crate::machine;
-use crate::nodes::{Dispatched, Refused};
+use crate::nodes::{Dispatched, HostFacts, Refused, Report};
 use crate::rpc::types::node::{
     HostStats, NodeDescription, NodeEventParams, NodeEventResult, NodeIdParams, NodeIdResult,
     NodeInvokeParams, NodeInvokeProgressParams, NodeInvokeResult, NodeInvokeResultAck,
@@ -54,6 +54,45 @@ pub(super) fn describe(
         ts: machine::now_ms(),
         node,
     })
+}
+
+/// `portcullis.nodes.explain`, ours: why a command would or would not run, without running it.
+pub(super) fn explain(control: &Arc<Control>, caller: &Caller, request: &Request<'_>) -> Answer {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Params {
+        node_id: String,
+        command: String,
+        params: Option<Box<RawValue>>,
+    }
+    let id = request.id.as_ref().to_owned();
+    let wanted: Params = match params(Method::PortcullisNodesExplain, request) {
+        Ok(wanted) => wanted,
+        Err(error) => return refused(&id, &error),
+    };
+    let (control, caller) = (Arc::clone(control), caller.clone());
+    Answer::Later(Box::pin(async move {
+        let Params {
+            node_id,
+            command,
+            params,
+        } = wanted;
+        let explained = control
+            .hub
+            .explain(&caller, &node_id, &command, params.as_deref());
+        frame(&id, Ok(explained.await))
+    }))
+}
+
+/// `portcullis.nodes.report`, ours: the states of every node and command.
+pub(super) fn report(control: &Control, request: &Request<'_>) -> Result<Report, ErrorShape> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Params {
+        node_id: Option<String>,
+    }
+    let Params { node_id } = params(Method::PortcullisNodesReport, request)?;
+    Ok(control.hub.node_report(node_id.as_deref()))
 }
 
 pub(super) fn approve(
@@ -268,6 +307,21 @@ pub(super) fn event(
                 .ok_or_else(|| ErrorShape::invalid_request("invalid node.host.stats"))?;
             if let Some(node) = &caller.device {
                 control.hub.node_stats(node, stats);
+            }
+            Ok(NodeEventResult {
+                ok: true,
+                event: Some(given.event),
+                handled: Some(true),
+                reason: Some("updated".into()),
+            })
+        }
+        // Ours: what the reference's node has no word for.
+        HostFacts::EVENT => {
+            let host: HostFacts = text
+                .and_then(|text| serde_json::from_str(text).ok())
+                .ok_or_else(|| ErrorShape::invalid_request("invalid portcullis.host"))?;
+            if let Some(node) = &caller.device {
+                control.hub.node_described(node, &host.bounded());
             }
             Ok(NodeEventResult {
                 ok: true,

@@ -34,6 +34,10 @@ impl Commands for Fake {
         vec!["echo".to_owned(), "hold".to_owned()]
     }
 
+    fn facts(&self) -> HostFacts {
+        HostFacts::default()
+    }
+
     fn invoke(
         self: Arc<Self>,
         command: String,

@@ -1,0 +1,261 @@
+//! What would run, and why not: the explanation against dispatch itself, the three states, and what is remembered of a node.
+
+use serde_json::{Value, json};
+
+use crate::support::{Connect, Device, Gateway, Peer, Setup};
+
+const COMMANDS: [&str; 8] = [
+    "system.run",
+    "system.run.prepare",
+    "system.which",
+    "system.notify",
+    "camera.snap",
+    "screen.record",
+    "device.info",
+    "system.execApprovals.get",
+];
+
+/// A node that never answers: whatever reaches it is dispatched and times out.
+struct Silent {
+    device: Device,
+    peer: Peer,
+}
+
+impl Silent {
+    fn connect(gateway: &Gateway, platform: &str, commands: &[&str]) -> Self {
+        let device = Device::new();
+        let peer = Self::session(gateway, &device, platform, commands);
+        Self { device, peer }
+    }
+
+    fn session(gateway: &Gateway, device: &Device, platform: &str, commands: &[&str]) -> Peer {
+        let connect = Connect::node()
+            .with_client("platform", json!(platform))
+            .with("commands", json!(commands));
+        Peer::admitted(gateway, &connect, device).0
+    }
+
+    fn approve(&self, operator: &mut Peer, commands: Option<&[&str]>) {
+        let about = json!({"nodeId": self.device.id});
+        let entry = operator.call("node.describe", &about).unwrap();
+        let mut decision = json!({"requestId": entry["pendingRequestId"]});
+        if let Some(commands) = commands {
+            decision["commands"] = json!(commands);
+        }
+        operator.call("node.pair.approve", &decision).unwrap();
+    }
+}
+
+fn explain(operator: &mut Peer, node: &str, command: &str) -> Value {
+    let about = json!({"nodeId": node, "command": command});
+    operator.call("portcullis.nodes.explain", &about).unwrap()
+}
+
+/// Every pair of these nodes and commands: the verdict is dispatch's answer, word for word.
+fn agrees(gateway: &Gateway, mode: &str, nodes: &[String]) -> usize {
+    let mut operator = Peer::operator(gateway);
+    let mut ran = 0;
+    for node in nodes {
+        for command in COMMANDS {
+            let found = explain(&mut operator, node, command);
+            let what = format!("{mode} {node} {command}: {found}");
+            let invoke = json!({
+                "nodeId": node, "command": command, "params": {"command": ["true"]}, "timeoutMs": 20,
+                "idempotencyKey": Device::new().id,
+            });
+            let error = operator.call("node.invoke", &invoke).unwrap_err();
+            if found["verdict"] == "allow" {
+                assert_eq!(error.0["details"]["dispatched"], "yes", "{what} {error:?}");
+                ran += 1;
+            } else {
+                assert_eq!(error.0["details"]["dispatched"], "no", "{what} {error:?}");
+                assert_eq!(found["refusal"], error.message(), "{what}");
+                assert!(found["change"].is_string(), "{what}");
+                let asks = error.detail() == "APPROVAL_REQUIRED";
+                assert_eq!(found["verdict"] == "ask", asks, "{what} {error:?}");
+            }
+        }
+    }
+    ran
+}
+
+#[test]
+fn n1_explain_says_what_dispatch_does_in_every_situation() {
+    let all: Vec<&str> = COMMANDS.to_vec();
+    for (mode, ran) in [("deny", 7), ("ask", 7), ("full", 9)] {
+        let config = format!(
+            "{{gateway: {{nodes: {{commands: {{allow: ['camera.snap'], deny: ['system.notify']}}}}}}, \
+             tools: {{exec: {{mode: '{mode}'}}}}}}"
+        );
+        let gateway = Setup::default().config(&config).start();
+        let mut operator = Peer::operator(&gateway);
+        let whole = Silent::connect(&gateway, "linux", &all);
+        whole.approve(&mut operator, None);
+        let subset = Silent::connect(&gateway, "linux", &all);
+        subset.approve(&mut operator, Some(&["system.which", "system.run"]));
+        let pending = Silent::connect(&gateway, "linux", &all);
+        let phone = Silent::connect(&gateway, "ios", &["camera.snap", "device.info"]);
+        phone.approve(&mut operator, None);
+        let strange = Silent::connect(&gateway, "plan9", &all);
+        strange.approve(&mut operator, None);
+        let gone = Silent::connect(&gateway, "linux", &all);
+        gone.approve(&mut operator, None);
+        gone.peer.leave();
+        let nobody = Device::new();
+        let nodes = [
+            &whole.device,
+            &subset.device,
+            &pending.device,
+            &phone.device,
+            &strange.device,
+            &gone.device,
+            &nobody,
+        ]
+        .map(|device| device.id.clone());
+        assert_eq!(agrees(&gateway, mode, &nodes), ran, "{mode}");
+    }
+}
+
+#[test]
+fn explain_asks_the_node_itself_and_runs_nothing() {
+    let gateway = Setup::default()
+        .config("{tools: {exec: {mode: 'full'}}}")
+        .start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Silent::connect(&gateway, "linux", &["system.run", "system.run.prepare"]);
+    node.approve(&mut operator, None);
+    let about = json!({
+        "nodeId": node.device.id, "command": "system.run",
+        "params": {"command": ["id"], "approved": true, "runId": "x"},
+    });
+    let call = operator.request("portcullis.nodes.explain", &about);
+    let asked = node.peer.event("node.invoke.request");
+    assert_eq!(asked["command"], "system.run.prepare");
+    let params: Value = serde_json::from_str(asked["paramsJSON"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        params,
+        json!({"command": ["id"], "security": "full", "ask": "off"})
+    );
+    let plan = json!({"execPolicy": {"security": "deny", "ask": "off"}}).to_string();
+    let result =
+        json!({"id": asked["id"], "nodeId": node.device.id, "ok": true, "payloadJSON": plan});
+    node.peer.call("node.invoke.result", &result).unwrap();
+    let found = operator.answer(&call).unwrap();
+    let layers = found["layers"].as_array().unwrap();
+    let own = layers
+        .iter()
+        .find(|layer| layer["layer"] == "node")
+        .unwrap();
+    assert_eq!(own["verdict"], "deny", "{found}");
+    let names: Vec<&str> = layers
+        .iter()
+        .map(|it| it["layer"].as_str().unwrap())
+        .collect();
+    let order = [
+        "scope", "paired", "online", "declared", "approved", "policy", "exec", "node",
+    ];
+    assert_eq!(names, order);
+
+    // Whoever may only read is told what it may not, and the node is not asked for it.
+    let mut reader = Peer::open(&gateway);
+    reader
+        .connect(&Connect::cli().scopes(&["operator.read"]))
+        .unwrap();
+    let found = explain(&mut reader, &node.device.id, "system.run");
+    assert_eq!(
+        (&found["verdict"], &found["layers"][0]["verdict"]),
+        (&json!("deny"), &json!("deny"))
+    );
+    assert!(
+        found["refusal"]
+            .as_str()
+            .unwrap()
+            .contains("operator.write"),
+        "{found}"
+    );
+    node.peer.call("node.pending.pull", &json!({})).unwrap();
+    assert!(!node.peer.has_heard("node.invoke.request"));
+    let mut nothing = Peer::open(&gateway);
+    nothing
+        .connect(&Connect::cli().scopes(&["operator.pairing"]))
+        .unwrap();
+    let about = json!({"nodeId": node.device.id, "command": "system.run"});
+    let error = nothing
+        .call("portcullis.nodes.explain", &about)
+        .unwrap_err();
+    assert_eq!(error.detail(), "MISSING_SCOPE");
+}
+
+#[test]
+fn the_list_shows_three_states_and_describe_what_changed() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Silent::connect(
+        &gateway,
+        "linux",
+        &["system.run", "system.which", "camera.snap"],
+    );
+    node.approve(&mut operator, None);
+    let facts = json!({"shell": "/bin/zsh", "kernel": "6.1", "execMode": "ask", "execPolicySha256": "ab12"});
+    let event = json!({"event": "portcullis.host", "payloadJSON": facts.to_string()});
+    let answer = node.peer.call("node.event", &event).unwrap();
+    assert_eq!(answer["handled"], true);
+    let which = json!({"nodeId": node.device.id, "command": "system.which", "timeoutMs": 20, "idempotencyKey": "k"});
+    operator.call("node.invoke", &which).unwrap_err();
+
+    let list = gateway.cli_json(&["nodes", "list"]);
+    let report = &list["nodes"][0]["report"];
+    let state = |name: &str| {
+        let mut commands = report["commands"].as_array().unwrap().iter();
+        let found = commands.find(|it| it["command"] == name).unwrap();
+        (
+            found["callable"] == true,
+            found["permitted"] == true,
+            found["verdict"].as_str().unwrap(),
+        )
+    };
+    assert_eq!(state("system.which"), (true, true, "allow"));
+    assert_eq!(state("system.run"), (true, true, "ask"));
+    // What policy forbids is not asked for, so it was never approved either.
+    assert_eq!(state("camera.snap"), (false, false, "deny"));
+    let text = |args: &[&str]| String::from_utf8(gateway.cli(args).stdout).unwrap();
+    let table = text(&["nodes", "list"]);
+    assert!(table.contains("system.run (asks),system.which"), "{table}");
+    assert!(
+        table.contains("denied: camera.snap; see --commands"),
+        "{table}"
+    );
+    let table = text(&["nodes", "list", "--commands"]);
+    assert!(
+        table.contains("add \"camera.snap\" to gateway.nodes.commands.allow"),
+        "{table}"
+    );
+    let found = text(&[
+        "nodes",
+        "explain",
+        "--node",
+        &node.device.id,
+        "--command",
+        "camera.snap",
+    ]);
+    assert!(
+        found.contains("camera.snap: it would not run now"),
+        "{found}"
+    );
+
+    node.peer.leave();
+    let closed = text(&["nodes", "list"]);
+    assert!(closed.contains("last close: "), "{closed}");
+    let _again = Silent::session(&gateway, &node.device, "linux", &["system.which"]);
+    let about = text(&["nodes", "describe", "--node", &node.device.id]);
+    for line in [
+        "Shell       /bin/zsh",
+        "Exec policy ask, sha256:ab12",
+        "Changed     -system.run, -camera.snap",
+        "Routes      system.which 1",
+        "2 connects since the gateway started",
+        "Last close  ",
+    ] {
+        assert!(about.contains(line), "{line}: {about}");
+    }
+}
