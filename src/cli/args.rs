@@ -61,6 +61,9 @@ pub enum Command {
     /// List, approve and invoke nodes
     #[command(subcommand)]
     Nodes(Nodes),
+    /// See and decide which commands may run
+    #[command(subcommand)]
+    Approvals(Approvals),
     /// Send one message through the agent
     Agent(AgentArgs),
     /// Run this machine as a node
@@ -231,6 +234,25 @@ pub enum Nodes {
         #[arg(long)]
         idempotency_key: Option<String>,
     },
+}
+
+#[derive(Subcommand)]
+pub enum Approvals {
+    /// List what waits for a decision
+    List,
+    /// Show one request
+    Get { id: String },
+    /// Let a command run
+    Approve {
+        id: String,
+        /// Let it run unasked from now on, in this directory with these arguments
+        #[arg(long)]
+        always: bool,
+    },
+    /// Refuse a command
+    Deny { id: String },
+    /// Show requests as they come, and ask about each
+    Watch,
 }
 
 #[derive(Args)]

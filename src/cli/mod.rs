@@ -4,6 +4,7 @@
 //! remedy on standard error, an exit code that a supervisor can act on. Attacker controls: what a Gateway answers;
 //! it is escaped before it reaches the terminal. Bounds: every wait has a deadline. Errors: [`exit::Failure`].
 
+pub mod approvals;
 pub mod args;
 pub mod audit;
 pub mod devices;
@@ -64,6 +65,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status => block_on(gateway::status(&Context::load(common)?)),
         Command::Devices(command) => block_on(devices::run(&Context::load(common)?, &command)),
         Command::Nodes(command) => block_on(nodes::run(&Context::load(common)?, &command)),
+        Command::Approvals(command) => block_on(approvals::run(&Context::load(common)?, &command)),
         Command::Agent(args) => block_on(gateway::agent(&Context::load(common)?, &args)),
         #[cfg(feature = "node-host")]
         Command::Node(args::Node::Run(args)) => block_on(node::run(&Context::load(common)?, &args)),
@@ -149,6 +151,10 @@ mod tests {
             "nodes explain --node n --command system.run --params {} --json",
             "nodes approve r --commands system.run,system.which",
             "nodes invoke --node n --command system.which --params {\"bins\":[\"sh\"]} --invoke-timeout 5",
+            "approvals list --json",
+            "approvals approve r --always",
+            "approvals deny r",
+            "approvals watch",
             "agent --message hello",
             "quickstart --port 5 --once",
             "audit verify",

@@ -13,7 +13,8 @@ use crate::auth::scope::{Role, Scope};
 use crate::base::{Secret, ids};
 use crate::client::credentials::{self, Caller, Credentials, Place, Places, Query, Target};
 use crate::client::{
-    Client, ConnectError, ConnectOptions, DialError, Endpoint, Events, Sent, WsUrl, dial,
+    CallError, Client, ConnectError, ConnectOptions, DialError, Endpoint, Event, Events, Sent,
+    WsUrl, dial,
 };
 use crate::config::{ConfigError, Env, GatewayMode, SecretInput, Settings};
 use crate::machine;
@@ -292,6 +293,12 @@ impl Session {
         params: &impl Serialize,
     ) -> Result<Box<RawValue>, Failure> {
         Ok(self.client.call(method, params, self.timeout).await?)
+    }
+
+    /// The next event. Cancel-safe.
+    pub async fn next_event(&mut self) -> Result<Event, Failure> {
+        let event = self.events.next().await;
+        event.map_err(|ended| CallError::Ended(ended).into())
     }
 
     /// Says goodbye, so that the Gateway does not log a broken connection.

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::run::{Lab, chat_end, message, text_of};
-use crate::support::{Connect, Device, Gateway, Peer, Setup, WireError};
+use crate::support::{Connect, Device, Gateway, Peer, Process, Setup, WireError, program};
 
 /// An operator who may write, and not approve.
 fn writer(gateway: &Gateway) -> Peer {
@@ -430,4 +430,54 @@ fn x13_what_is_shown_holds_no_secret_and_what_runs_does() {
     for shown in [event, list.to_string(), it.lab.gateway.audit()] {
         assert!(!shown.contains("abc.def") && !shown.contains("hunter2"));
     }
+}
+
+#[test]
+fn the_command_line_shows_and_decides() {
+    let mut it = Asking::start();
+    let home = it.lab.gateway.home().to_owned();
+    let mut watch = Process::spawn(program(&home, &[]).args(["approvals", "watch"]));
+    watch.line("watching");
+    let plan = it.plan(&["echo", "one\u{202e}"]);
+    let (frame, id) = it.ask(&plan, &json!({"env": {"LANG": "C"}}));
+    let id = id.as_str().unwrap();
+    let line: Value = serde_json::from_str(&watch.line("requested")).unwrap();
+    assert_eq!(line["payload"]["id"], id);
+    let cli = |args: &[&str]| {
+        let output = it.lab.gateway.cli(args);
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.success(), text)
+    };
+    let (_, list) = cli(&["approvals", "list"]);
+    assert!(
+        list.contains("one\\u{202e}") && list.contains("env      LANG"),
+        "{list}"
+    );
+    assert_eq!(
+        cli(&["approvals", "get", id]).1.lines().next(),
+        list.lines().next()
+    );
+    assert!(
+        !cli(&["approvals", "approve", id, "--always"]).0,
+        "not on offer"
+    );
+    assert_eq!(
+        cli(&["approvals", "approve", &id[..8]]),
+        (true, "allow-once\n".to_owned())
+    );
+    watch.line("exec.approval.resolved");
+    assert_eq!(
+        cli(&["approvals", "list"]).1,
+        "Nothing waits for a decision\n"
+    );
+    assert_eq!(it.client.answer(&frame).unwrap()["decision"], "allow-once");
+    let (frame, id) = it.ask(&plan, &json!({}));
+    assert!(
+        it.lab
+            .gateway
+            .cli(&["approvals", "deny", id.as_str().unwrap()])
+            .status
+            .success()
+    );
+    assert_eq!(it.client.answer(&frame).unwrap()["decision"], "deny");
 }
