@@ -7,6 +7,7 @@
 
 mod env;
 mod error;
+mod exec_provider;
 mod load;
 mod reader;
 mod resolve;
@@ -21,6 +22,7 @@ mod tests;
 
 pub use env::Env;
 pub use error::ConfigError;
+pub use exec_provider::{ReplyError, parse_reply};
 pub use load::Paths;
 pub use resolve::{
     Agent, Auth, AuthMode, Bind, CommandRules, ControlUi, Exec, ExecMode, Gateway, GatewayMode,

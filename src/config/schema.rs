@@ -133,7 +133,7 @@ const SETTINGS: &[(&str, Use)] = &[
     ("secrets.providers.*.noOutputTimeoutMs", Served),
     ("secrets.providers.*.maxOutputBytes", Served),
     ("secrets.providers.*.jsonOnly", Served),
-    ("secrets.providers.*.env", Ignored),
+    ("secrets.providers.*.env", Served),
     ("secrets.providers.*.passEnv", Served),
     ("secrets.providers.*.trustedDirs", Served),
     ("secrets.providers.*.pluginIntegration", Ignored),

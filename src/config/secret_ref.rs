@@ -1,8 +1,8 @@
 //! Secrets in the config: the text itself, or a reference to where it stands.
 //!
-//! In: a config value; at resolution the environment and private files. Out: a `Secret`. Controlled by whoever
-//! may write the config, the environment or the file. Bounds: a secret file is read up to its provider's
-//! `maxBytes`. Errors: `ConfigError`; an unresolved reference refuses and no other source is tried in its place.
+//! In: a config value; at resolution the environment, private files and programs. Out: a `Secret`. Controlled by
+//! whoever may write the config, the environment or the file. Bounds: a secret file is read up to its provider's
+//! `maxBytes`, a program as `exec_provider` says. Errors: `ConfigError`; an unresolved reference refuses and no other source is tried in its place.
 //!
 //! A `SecretRef` may be printed. The `Secret` that it resolves to cannot be.
 
@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::env::Env;
 use super::error::ConfigError;
+use super::exec_provider::ExecProvider;
 use super::tree::{self, Tree};
 use crate::base::Secret;
 use crate::machine::files;
@@ -148,7 +149,8 @@ enum Provider {
         whole: bool,
         bytes_max: u64,
     },
-    Exec,
+    /// `None`: a plugin's.
+    Exec(Option<Box<ExecProvider>>),
     Store,
 }
 
@@ -157,7 +159,7 @@ impl Provider {
         match self {
             Self::Env { .. } => Source::Env,
             Self::File { .. } => Source::File,
-            Self::Exec => Source::Exec,
+            Self::Exec(_) => Source::Exec,
             Self::Store => Source::Store,
         }
     }
@@ -292,7 +294,7 @@ fn id_rule(source: Source) -> &'static str {
     }
 }
 
-fn is_env_name(name: &str) -> bool {
+pub(super) fn is_env_name(name: &str) -> bool {
     name.len() <= 128
         && name.starts_with(|c: char| c.is_ascii_uppercase())
         && name
@@ -326,7 +328,7 @@ impl Resolver {
                         want: "a-z first, then a-z, 0-9, _ or -, at most 64".to_owned(),
                     });
                 }
-                providers.insert(name.clone(), parse_provider(&setting, value, home)?);
+                providers.insert(name.clone(), parse_provider(&setting, tree, value, home)?);
             }
         }
         let env_default = match tree.at("secrets.defaults.env") {
@@ -378,8 +380,14 @@ impl Resolver {
             .get(&reference.provider)
             .filter(|provider| provider.source() == reference.source);
         let secret = match (reference.source, provider) {
-            (Source::Exec, _) => {
-                return Err("exec providers are not served yet; use env or file".to_owned());
+            (Source::Exec, Some(Provider::Exec(Some(program)))) => {
+                program.fetch(reference, &self.env)?
+            }
+            (Source::Exec, Some(Provider::Exec(None))) => {
+                return Err(
+                    "providers of plugins are not served; name the program itself as command"
+                        .to_owned(),
+                );
             }
             (Source::Store, _) => {
                 return Err("the shared store is not served; use env or file".to_owned());
@@ -430,6 +438,7 @@ impl Resolver {
 
 fn parse_provider(
     setting: &str,
+    tree: &Tree,
     value: &Tree,
     home: Option<&Path>,
 ) -> Result<Provider, ConfigError> {
@@ -482,7 +491,10 @@ fn parse_provider(
                 bytes_max,
             })
         }
-        Source::Exec => Ok(Provider::Exec),
+        Source::Exec => {
+            let program = ExecProvider::parse(setting, tree, home)?;
+            Ok(Provider::Exec(program.map(Box::new)))
+        }
         Source::Store => Ok(Provider::Store),
     }
 }

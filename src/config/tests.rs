@@ -332,8 +332,150 @@ fn an_allowlist_of_the_environment_is_kept() {
 #[test]
 fn exec_and_store_references_fail_closed_by_name() {
     let exec = resolved(&[], &token("{source:'exec',provider:'vault',id:'a/b'}")).unwrap_err();
-    assert!(exec.to_string().contains("not served yet"), "{exec}");
+    assert!(
+        exec.to_string().contains("secrets.providers.vault"),
+        "{exec}"
+    );
+    let plugin = "{secrets:{providers:{vault:{source:'exec',pluginIntegration:{pluginId:'p'}}}},gateway:{auth:{token:{source:'exec',provider:'vault',id:'a'}}}}";
+    let plugin = resolved(&[], plugin).unwrap_err();
+    assert!(plugin.to_string().contains("plugins"), "{plugin}");
     assert!(resolved(&[], &token("{source:'store',provider:'default',id:'A'}")).is_err());
+}
+
+/// What a provider that is `sh -c SCRIPT` resolves to, with further settings of it.
+fn by_script(script: &str, more: &str) -> Result<Option<String>, ConfigError> {
+    let shell = std::fs::canonicalize("/bin/sh").unwrap();
+    let command = format!("command:'{}',args:['-c',{script:?}]", shell.display());
+    by_program(&format!("{command},timeoutMs:20000,{more}"))
+}
+
+fn by_program(provider: &str) -> Result<Option<String>, ConfigError> {
+    let text = format!(
+        "{{secrets:{{providers:{{vault:{{source:'exec',{provider}}}}}}},gateway:{{auth:{{token:{{source:'exec',provider:'vault',id:'a/b#c'}}}}}}}}"
+    );
+    resolved(&[("VAULT_ADDR", "here"), ("OTHER", "leaked")], &text)
+}
+
+fn why(outcome: Result<Option<String>, ConfigError>) -> String {
+    outcome.unwrap_err().to_string()
+}
+
+#[test]
+fn a_program_is_asked_in_json_and_given_no_more_than_is_named() {
+    let reply = "printf '{\"protocolVersion\":1,\"values\":{\"a/b#c\":\"%s\"}}'";
+    let asked = format!("read -r request; {reply} \"$(echo \"$request\" | tr -d '\"')\"");
+    let request = "{ids:[a/b#c],protocolVersion:1,provider:vault}";
+    assert_eq!(by_script(&asked, ""), Ok(Some(request.to_owned())));
+    // `sh` sets PWD and the like of itself; nothing of ours is there.
+    let env = format!("{reply} \"$VAULT_ADDR/$FIXED/$OTHER/$HOME/$PWD\"");
+    assert_eq!(
+        by_script(&env, "env:{FIXED:'f'},passEnv:['VAULT_ADDR']"),
+        Ok(Some("here/f////".to_owned()))
+    );
+    assert_eq!(
+        by_script("echo plain-text-secret", "jsonOnly:false"),
+        Ok(Some("plain-text-secret".to_owned()))
+    );
+    assert!(why(by_script("echo plain-text-secret", "")).contains("not a JSON object"));
+}
+
+#[test]
+fn a_program_that_fails_hangs_or_floods_resolves_to_nothing() {
+    let pid = tempfile::NamedTempFile::new().unwrap();
+    let hang = format!(
+        "echo secret-one >&2; sleep 600 & echo $! > {}; sleep 600",
+        pid.path().display()
+    );
+    for (script, more, part) in [
+        ("echo plain-text-secret; exit 3", "jsonOnly:false", "failed"),
+        ("kill -9 $$", "", "failed"),
+        (
+            &hang,
+            "timeoutMs:3000,noOutputTimeoutMs:60000",
+            "took longer",
+        ),
+        (
+            "echo x; sleep 600",
+            "noOutputTimeoutMs:300",
+            "printed nothing",
+        ),
+        (
+            "yes secret-one",
+            "maxOutputBytes:1000",
+            "more than 1000 bytes",
+        ),
+        (
+            "yes secret-one >&2",
+            "maxOutputBytes:1000",
+            "more than 1000 bytes",
+        ),
+    ] {
+        // The later of two keys would be refused, so the default time is left out where another is given.
+        let shell = std::fs::canonicalize("/bin/sh").unwrap();
+        let outcome = by_program(&format!(
+            "command:'{}',args:['-c',{script:?}],{more}",
+            shell.display()
+        ));
+        let sentence = why(outcome);
+        assert!(sentence.contains(part), "{script}: {sentence}");
+        assert!(!sentence.contains("secret-one"), "{sentence}");
+    }
+    // Its whole group is gone.
+    let pid: i32 = std::fs::read_to_string(pid.path())
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while stat().is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(std::time::Instant::now() < deadline, "the group lives on");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn c3_a_program_that_others_could_exchange_is_not_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = dir.path().canonicalize().unwrap();
+    let script = "#!/bin/sh\nread -r x\ntouch \"$0.ran\"\necho a-secret-of-ours";
+    let program = private_file(&ours, "p", script, 0o755);
+    let at = |path: &Path, more: &str| {
+        by_program(&format!(
+            "command:'{}',jsonOnly:false,passEnv:['PATH'],{more}",
+            path.display()
+        ))
+    };
+    let set = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for mode in [0o775, 0o757] {
+        set(&program, mode);
+        assert!(why(at(&program, "")).contains("others can write to it"));
+    }
+    set(&program, 0o755);
+    set(&ours, 0o770);
+    assert!(why(at(&program, "")).contains("has mode 0770"));
+    set(&ours, 0o700);
+    let link = ours.join("link");
+    std::os::unix::fs::symlink(&program, &link).unwrap();
+    assert!(why(at(&link, "")).contains("symbolic link"));
+    assert!(why(at(&program, "trustedDirs:['/usr/bin']")).contains("none of trustedDirs"));
+    assert!(why(at(&ours, "")).contains("regular file"));
+    assert!(why(at(&ours.join("absent"), "")).contains("cannot look at"));
+    assert!(!ours.join("p.ran").exists());
+    for bad in [
+        "command:'p'",
+        "command:5",
+        "args:['a']",
+        "command:'/p',env:{A:'${B}'}",
+        "command:'/p',passEnv:['a b']",
+    ] {
+        assert!(
+            matches!(by_program(bad), Err(ConfigError::BadValue { .. })),
+            "{bad}"
+        );
+    }
 }
 
 fn private_file(dir: &Path, name: &str, content: &str, mode: u32) -> PathBuf {

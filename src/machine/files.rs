@@ -39,6 +39,8 @@ pub enum FileError {
         path: PathBuf,
         required: &'static str,
     },
+    /// Others than we and root could exchange it.
+    Exchangeable { path: PathBuf, why: String },
     /// It is longer than what the caller reads.
     TooLarge { path: PathBuf, limit: u64 },
     /// The system refused.
@@ -93,6 +95,7 @@ impl fmt::Display for FileError {
             Self::Kind { path, required } => {
                 write!(f, "{} must be a {required}", path.display())
             }
+            Self::Exchangeable { path, why } => write!(f, "{} {why}", path.display()),
             Self::TooLarge { path, limit } => {
                 write!(f, "{} is longer than {limit} bytes", path.display())
             }
@@ -243,6 +246,62 @@ pub fn sync_dir(dir: &Path) -> Result<(), FileError> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| FileError::io(dir, "sync", error))
+}
+
+/// Checks that none but us and root decide what this program is: it, and every directory from the root, or from one of
+/// `trusted`, down to it, belongs to us or to root and is not for others to write. Top down, so that what was checked
+/// cannot be exchanged while what is below it is looked at. With `trusted`, it must stand below one of them.
+pub fn check_program(path: &Path, trusted: &[PathBuf]) -> Result<(), FileError> {
+    let refuse = |path: &Path, why: String| FileError::Exchangeable {
+        path: path.to_owned(),
+        why,
+    };
+    let real =
+        std::fs::canonicalize(path).map_err(|error| FileError::io(path, "look at", error))?;
+    if real != path {
+        let why = format!(
+            "leads through a symbolic link: name {} itself",
+            real.display()
+        );
+        return Err(refuse(path, why));
+    }
+    let above: Vec<&Path> = path.ancestors().collect();
+    let first = if trusted.is_empty() {
+        above.last()
+    } else {
+        above
+            .iter()
+            .skip(1)
+            .rfind(|dir| trusted.iter().any(|it| it == **dir))
+    };
+    let Some(first) = first.copied() else {
+        return Err(refuse(path, "stands in none of trustedDirs".to_owned()));
+    };
+    let us = rustix::process::geteuid().as_raw();
+    for place in above.into_iter().rev().skip_while(|place| *place != first) {
+        let metadata = std::fs::symlink_metadata(place)
+            .map_err(|error| FileError::io(place, "look at", error))?;
+        let owner = metadata.uid();
+        let mode = metadata.permissions().mode() & 0o7777;
+        // In a directory with the sticky bit nobody exchanges what is another's.
+        let shared = mode & 0o022 != 0 && !(metadata.is_dir() && mode & 0o1000 != 0);
+        if owner != us && owner != 0 {
+            return Err(refuse(
+                place,
+                format!("belongs to user {owner}, who is neither us nor root"),
+            ));
+        }
+        if shared {
+            return Err(refuse(
+                place,
+                format!("has mode {mode:04o}, so others can write to it: chmod go-w it"),
+            ));
+        }
+        if place == path && !metadata.is_file() {
+            return Err(refuse(place, "is not a regular file".to_owned()));
+        }
+    }
+    Ok(())
 }
 
 fn parent(path: &Path) -> &Path {

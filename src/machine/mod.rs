@@ -1,12 +1,13 @@
-//! The machine under us: clock, randomness, host name, facts, and private files.
+//! The machine under us: clock, randomness, host name, facts, private files, and processes.
 //!
-//! In: nothing, or a path. Out: values that the pure layers take as arguments, and files that only our user can read.
+//! In: nothing, a path, or a program. Out: values that the pure layers take as arguments, and files that only our user can read.
 //! Attacker controls: nothing here; a local user may have prepared paths, which `files` refuses.
 //! Bounds: every read names its largest size.
 //! Errors: `files::FileError`, each naming the path, what is wrong and the right value.
 
 pub mod facts;
 pub mod files;
+pub mod process;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::process::{self, End, Spec};
 use super::{Context, Host, NodeError, blocking, payload, prepare};
-use crate::base::limits::INVOKE_TIMEOUT_MS_MAX;
+use crate::base::limits::{EXEC_OUTPUT_BYTES_MAX, INVOKE_TIMEOUT_MS_MAX};
 use crate::exec::env::{self, Overrides};
+use crate::exec::output::Capture;
 use crate::exec::plan::check_argv;
 use crate::exec::{Decision, Mode, Plan, PolicySnapshot, argv_text, shell};
+use crate::machine::process::{self, End, Spec};
 
 /// The exit code of a command whose time was up, as `timeout(1)` has it.
 const EXIT_TIMED_OUT: i32 = 124;
@@ -117,13 +118,20 @@ pub(super) async fn run(params_json: &str, context: &Context) -> Result<String, 
         Ok(spec) => spec,
         Err(why) => return payload(&RunResult::not_started(why)),
     };
-    let (end, output) = match process::run(spec, context.cancelled.clone()).await {
-        Ok(ended) => ended,
+    let mut capture = Capture::new(EXEC_OUTPUT_BYTES_MAX);
+    let mut cancelled = context.cancelled.clone();
+    let ended = process::run(spec, cancelled.wait(), |stream, bytes| {
+        capture.push(stream, bytes);
+        true
+    });
+    let end = match ended.await {
+        Ok(end) => end,
         Err(error) => return payload(&RunResult::not_started(error.to_string())),
     };
+    let output = capture.finish();
     let (exit_code, error) = match end {
-        End::Cancelled => return Err(NodeError::cancelled()),
-        End::TimedOut => (Some(EXIT_TIMED_OUT), None),
+        End::Stopped => return Err(NodeError::cancelled()),
+        End::TimedOut | End::Silent => (Some(EXIT_TIMED_OUT), None),
         End::Exited(status) => (status.code(), ended_by_signal(status)),
     };
     payload(&RunResult {
@@ -233,7 +241,9 @@ fn resolve(
         argv,
         cwd,
         env,
+        stdin: None,
         timeout,
+        silence: None,
     }))
 }
 

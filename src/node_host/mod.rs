@@ -8,7 +8,6 @@
 pub mod connect;
 pub mod execute;
 mod prepare;
-pub mod process;
 pub mod retry;
 pub mod which;
 

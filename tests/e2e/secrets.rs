@@ -1,6 +1,8 @@
 //! The shared secret: where it may stand, how it changes, and what happens when it is gone (rows K2, K4, C1, C3).
 
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +11,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::support::{
-    Connect, Device, Gateway, PASSWORD, PATIENCE, Peer, Setup, free_port, program, write_private,
+    Connect, Device, Gateway, PASSWORD, PATIENCE, Peer, Process, Setup, free_port, program,
+    read_answer, write_private,
 };
 
 const NEW: &str = "a wholly different passphrase";
@@ -155,6 +158,86 @@ fn c3_a_secret_file_that_others_may_read_refuses_to_start() {
     let stderr = refused(FILE, PASSWORD, 0o644);
     assert!(stderr.contains("has mode 0644"), "{stderr}");
     assert!(!stderr.contains(PASSWORD), "{stderr}");
+}
+
+/// A password that `sh -c SCRIPT` prints.
+fn printed_by(script: &str) -> String {
+    let shell = fs::canonicalize("/bin/sh").unwrap();
+    let provider = json!({
+        "source": "exec", "command": shell, "args": ["-c", script], "passEnv": ["HOME"],
+        "jsonOnly": false, "timeoutMs": 60000,
+    });
+    json!({
+        "gateway": {"auth": {"mode": "password", "password": {"source": "exec", "provider": "sh", "id": "it"}}},
+        "secrets": {"providers": {"sh": provider}},
+    })
+    .to_string()
+}
+
+#[test]
+fn k4_until_the_first_resolution_everybody_is_told_to_come_again() {
+    let home = TempDir::new().unwrap();
+    fs::create_dir(home.path().join("state")).unwrap();
+    let script = "until [ -e $HOME/go ]; do sleep 0.02; done; cat $HOME/secret";
+    write_private(
+        &home.path().join("state/openclaw.json"),
+        &printed_by(script),
+    );
+    write_private(&home.path().join("secret"), PASSWORD);
+    let port = free_port();
+    let mut command = program(home.path(), &[]);
+    command.args(["gateway", "run", "--port", &port.to_string()]);
+    let mut gateway = Process::spawn(&mut command);
+    gateway.line("listens on");
+    let status = |path: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        read_answer(&mut stream).unwrap().status
+    };
+    assert_eq!((status("/healthz"), status("/readyz")), (200, 503));
+    for connect in [Connect::cli(), Connect::cli().password(NEW)] {
+        let error = Peer::open_at(port, &[])
+            .unwrap()
+            .connect(&connect)
+            .unwrap_err();
+        assert_eq!(error.code(), "UNAVAILABLE");
+        assert_eq!(error.0["retryable"], true);
+    }
+    fs::write(home.path().join("go"), "").unwrap();
+    gateway.line("portcullis is ready");
+    assert_eq!(status("/readyz"), 200);
+    Peer::open_at(port, &[])
+        .unwrap()
+        .connect(&Connect::cli())
+        .unwrap();
+    let wrong = Connect::cli().password(NEW);
+    let error = Peer::open_at(port, &[])
+        .unwrap()
+        .connect(&wrong)
+        .unwrap_err();
+    assert_eq!(error.detail(), "AUTH_PASSWORD_MISMATCH");
+}
+
+#[test]
+fn k4_a_program_that_gives_no_secret_ends_the_start() {
+    let home = TempDir::new().unwrap();
+    fs::create_dir(home.path().join("state")).unwrap();
+    write_private(
+        &home.path().join("state/openclaw.json"),
+        &printed_by("exit 1"),
+    );
+    let output = program(home.path(), &[])
+        .args(["gateway", "run", "--port", &free_port().to_string()])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{stderr}");
+    assert!(
+        stderr.contains("gateway.auth.password") && stderr.contains("exec:sh:it"),
+        "{stderr}"
+    );
 }
 
 #[test]

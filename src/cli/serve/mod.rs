@@ -58,7 +58,7 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
         let reason = match settled {
             Ok(Some(reason)) => reason,
             Ok(None) => {
-                output::note("ready");
+                output::note("portcullis is ready");
                 stop_signal().await
             }
             Err(error) => {

@@ -191,3 +191,81 @@ impl SecretSource for Secrets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::gateway;
+    use super::*;
+    use crate::config::{Env, ServerFlags, Settings};
+
+    /// A keeper of what `sh` reads from a file, which it may be asked for again after `exec_interval`.
+    fn keeper(dir: &std::path::Path, interval: Duration) -> Secrets {
+        let shell = std::fs::canonicalize("/bin/sh").unwrap();
+        let config = serde_json::json!({
+            "gateway": {"auth": {"token": {"source": "exec", "provider": "sh", "id": "it"}}},
+            "secrets": {"providers": {"sh": {
+                "source": "exec", "command": shell, "args": ["-c", "cat $HOME/secret"],
+                "passEnv": ["HOME"], "jsonOnly": false, "timeoutMs": 60000,
+            }}},
+        });
+        let path = dir.join("openclaw.json");
+        std::fs::write(&path, config.to_string()).unwrap();
+        let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+        let env = Env::given([("HOME", text(dir)), ("OPENCLAW_CONFIG_PATH", text(&path))]);
+        let settings = Settings::load(&env, None).unwrap();
+        let secret = settings.server(&ServerFlags::default()).unwrap().secret;
+        let mut keeper = Secrets::configured(secret, settings.resolver);
+        if let Source::Configured { exec_interval, .. } = &mut keeper.source {
+            *exec_interval = interval;
+        }
+        keeper
+    }
+
+    #[test]
+    fn k2_a_program_is_asked_off_the_path_of_attempts_and_k4_never_falls_back() {
+        let (parts, home) = gateway(None);
+        let hub = &parts.hub;
+        let file = home.path().join("secret");
+        let opens = |keeper: &Secrets, secret: &str| match keeper.shared_secret(hub).0 {
+            SharedSecret::Ready(it) => Some(it.matches(Some(secret.as_bytes()))),
+            SharedSecret::Unresolved => Some(false),
+            SharedSecret::Starting | SharedSecret::NotConfigured => None,
+        };
+        std::fs::write(&file, "the first secret").unwrap();
+        let keeper = keeper(home.path(), Duration::ZERO);
+        assert_eq!(opens(&keeper, "the first secret"), None);
+        keeper.settle().unwrap();
+        assert_eq!(opens(&keeper, "the first secret"), Some(true));
+        std::fs::write(&file, "another secret").unwrap();
+        // An attempt runs no program.
+        assert_eq!(opens(&keeper, "the first secret"), Some(true));
+        let before = keeper.shared_secret(hub).1;
+        keeper.refresh(hub);
+        assert_eq!(opens(&keeper, "the first secret"), Some(false));
+        assert_eq!(opens(&keeper, "another secret"), Some(true));
+        assert!(keeper.shared_secret(hub).1 > before);
+        std::fs::remove_file(&file).unwrap();
+        keeper.refresh(hub);
+        assert_eq!(opens(&keeper, "another secret"), Some(false));
+        assert_eq!(hub.alarms().len(), 1);
+        // The same secret again is no rotation.
+        let before = keeper.shared_secret(hub).1;
+        std::fs::write(&file, "another secret").unwrap();
+        keeper.refresh(hub);
+        assert_eq!(opens(&keeper, "another secret"), Some(true));
+        assert_eq!(keeper.shared_secret(hub).1, before);
+        assert!(hub.alarms().is_empty());
+    }
+
+    #[test]
+    fn a_program_is_not_asked_twice_within_its_interval() {
+        let (parts, home) = gateway(None);
+        let file = home.path().join("secret");
+        std::fs::write(&file, "the first secret").unwrap();
+        let keeper = keeper(home.path(), Duration::from_secs(3600));
+        keeper.settle().unwrap();
+        std::fs::remove_file(&file).unwrap();
+        keeper.refresh(&parts.hub);
+        assert!(parts.hub.alarms().is_empty());
+    }
+}

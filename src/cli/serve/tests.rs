@@ -36,7 +36,7 @@ const ALICE: [(&str, &str); 4] = [
     ("x-forwarded-host", "gw.tail.ts.net"),
 ];
 
-fn gateway(whois: Option<Arc<dyn WhoisSource>>) -> (Parts, TempDir) {
+pub(super) fn gateway(whois: Option<Arc<dyn WhoisSource>>) -> (Parts, TempDir) {
     let home = TempDir::new().unwrap();
     let parts = Parts::open(GatewaySettings {
         audit_sync_always: false,

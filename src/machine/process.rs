@@ -1,29 +1,30 @@
 //! One process, its group, and its end.
 //!
-//! In: a program, its surroundings and a time. Out: how it ended and the head of its output.
+//! In: a program, its surroundings and a time. Out: how it ended; its output as it comes, to the caller's bound.
 //! Attacker controls: what the program does: it may flood, hang, ignore signals, fork, leave its group, close its
-//! output. Bounds: `EXEC_OUTPUT_BYTES_MAX` of output, the time, and `EXEC_DRAIN_GRACE` after its end. Nothing of its
-//! group outlives the answer; what left the group (`setsid`) does, and holds up nothing.
+//! output, never read its input. Bounds: the times, and `EXEC_DRAIN_GRACE` after its end. Nothing of its group
+//! outlives the answer; what left the group (`setsid`) does, and holds up nothing.
 //! Errors: `std::io::Error` if it could not be started.
 
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
 
-use super::Cancelled;
-use crate::base::limits::{EXEC_DRAIN_GRACE, EXEC_OUTPUT_BYTES_MAX};
-use crate::exec::output::{Capture, Output, Stream};
+use zeroize::Zeroizing;
+
+use crate::base::limits::EXEC_DRAIN_GRACE;
+use crate::exec::output::Stream;
 
 /// What a pipe holds on Linux; one read empties it.
 const READ_BYTES: usize = 64 * 1024;
 
-#[derive(Debug)]
 pub struct Spec {
     /// The file to execute; absolute.
     pub program: PathBuf,
@@ -32,14 +33,20 @@ pub struct Spec {
     pub cwd: PathBuf,
     /// All that the process inherits.
     pub env: Vec<(OsString, OsString)>,
+    /// What it reads; `None` is `/dev/null`.
+    pub stdin: Option<Vec<u8>>,
     pub timeout: Option<Duration>,
+    /// How long it may write nothing.
+    pub silence: Option<Duration>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     Exited(ExitStatus),
     TimedOut,
-    Cancelled,
+    Silent,
+    /// The caller had enough of it.
+    Stopped,
 }
 
 /// Kills the group when it goes out of scope, so that a dropped future leaves nothing behind.
@@ -62,8 +69,12 @@ impl Drop for Group {
     }
 }
 
-/// Runs one process to its end, its time or its cancellation.
-pub async fn run(spec: Spec, mut cancelled: Cancelled) -> io::Result<(End, Output)> {
+/// Runs one process to its end, its time, or the end of `stop`. `take` gets its output and says whether to go on.
+pub async fn run(
+    spec: Spec,
+    stop: impl Future<Output = ()>,
+    mut take: impl FnMut(Stream, &[u8]) -> bool,
+) -> io::Result<End> {
     let mut command = tokio::process::Command::new(&spec.program);
     if let Some((name, args)) = spec.argv.split_first() {
         command.arg0(name).args(args);
@@ -72,7 +83,11 @@ pub async fn run(spec: Spec, mut cancelled: Cancelled) -> io::Result<(End, Outpu
         .current_dir(&spec.cwd)
         .env_clear()
         .envs(spec.env)
-        .stdin(Stdio::null())
+        .stdin(if spec.stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -94,57 +109,74 @@ pub async fn run(spec: Spec, mut cancelled: Cancelled) -> io::Result<(End, Outpu
         }
     });
 
-    let mut capture = Capture::new(EXEC_OUTPUT_BYTES_MAX);
-    let mut stdout_piece = vec![0; READ_BYTES];
-    let mut stderr_piece = vec![0; READ_BYTES];
+    // Dropping the pipe ends the program's input.
+    let pipe = child.stdin.take().zip(spec.stdin);
+    let mut is_fed = pipe.is_none();
+    let mut feed = pin!(async move {
+        if let Some((mut pipe, text)) = pipe {
+            let _ = pipe.write_all(&text).await;
+        }
+    });
+    let mut stop = pin!(stop);
+    let mut stdout_piece = Zeroizing::new(vec![0; READ_BYTES]);
+    let mut stderr_piece = Zeroizing::new(vec![0; READ_BYTES]);
     let mut stopped = None;
+    let mut goes_on = true;
     let mut has_exited = false;
-    let mut deadline = spec
-        .timeout
-        .and_then(|timeout| Instant::now().checked_add(timeout));
+    let after = |time: Option<Duration>| time.and_then(|time| Instant::now().checked_add(time));
+    let mut deadline = after(spec.timeout);
+    let mut silent_at = after(spec.silence);
     while !(has_exited && stdout.is_none() && stderr.is_none()) {
         let is_ending = has_exited || stopped.is_some();
         tokio::select! {
-            read = read_piece(&mut stdout, &mut stdout_piece), if stdout.is_some() => match read {
-                0 => stdout = None,
-                bytes => capture.push(Stream::Stdout, &stdout_piece[..bytes]),
-            },
-            read = read_piece(&mut stderr, &mut stderr_piece), if stderr.is_some() => match read {
-                0 => stderr = None,
-                bytes => capture.push(Stream::Stderr, &stderr_piece[..bytes]),
-            },
+            read = read_piece(&mut stdout, &mut stdout_piece), if stdout.is_some() => {
+                silent_at = after(spec.silence);
+                match read {
+                    0 => stdout = None,
+                    bytes => goes_on &= take(Stream::Stdout, &stdout_piece[..bytes]),
+                }
+            }
+            read = read_piece(&mut stderr, &mut stderr_piece), if stderr.is_some() => {
+                silent_at = after(spec.silence);
+                match read {
+                    0 => stderr = None,
+                    bytes => goes_on &= take(Stream::Stderr, &stderr_piece[..bytes]),
+                }
+            }
+            () = &mut feed, if !is_fed => is_fed = true,
             _ = &mut exit, if !has_exited => {
                 has_exited = true;
                 deadline = Some(Instant::now() + EXEC_DRAIN_GRACE);
             }
-            () = cancelled.wait(), if !is_ending => {
-                stopped = Some(End::Cancelled);
-                group.kill();
-                deadline = Some(Instant::now() + EXEC_DRAIN_GRACE);
-            }
+            () = &mut stop, if !is_ending => goes_on = false,
+            () = until(silent_at), if !is_ending => stopped = Some(End::Silent),
             () = until(deadline) => {
                 if is_ending {
                     break;
                 }
                 stopped = Some(End::TimedOut);
-                group.kill();
-                deadline = Some(Instant::now() + EXEC_DRAIN_GRACE);
             }
+        }
+        if !goes_on && !is_ending {
+            stopped = Some(End::Stopped);
+        }
+        if stopped.is_some() && !is_ending {
+            group.kill();
+            deadline = after(Some(EXEC_DRAIN_GRACE));
         }
     }
     group.kill();
     group.0 = None;
     // A leader that even SIGKILL has not ended by now (it changed its user, or hangs in the kernel) is left to the
     // runtime, which reaps it when it can.
-    let end = match stopped {
+    Ok(match stopped {
         Some(stopped) if has_exited => {
             child.wait().await?;
             stopped
         }
         Some(stopped) => stopped,
         None => End::Exited(child.wait().await?),
-    };
-    Ok((end, capture.finish()))
+    })
 }
 
 /// Cancel-safe. 0 at the end; a pipe that fails has ended too.
