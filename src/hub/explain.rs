@@ -18,6 +18,8 @@ use crate::nodes::{
 use crate::pairing::Device;
 use crate::rpc::Method;
 
+/// How long a node may take to say what it would do. Whoever asks waits for ten seconds by default.
+const NODE_POLICY_TIMEOUT_MS: u64 = 5_000;
 /// What of a `system.run` the node is asked to plan.
 const PLANNED_FIELDS: [&str; 6] = [
     "command",
@@ -141,7 +143,8 @@ impl Hub {
         let Some(id) = DeviceId::parse(node).filter(|_| may.is_ok()) else {
             return unknown("not asked: that takes operator.write");
         };
-        let invoke = self.plain(&id, PREPARE, planned(params), caller.actor.clone());
+        let mut invoke = self.plain(&id, PREPARE, planned(params), caller.actor.clone());
+        invoke.timeout_ms = NODE_POLICY_TIMEOUT_MS;
         let answer = match self.invoke(invoke).await.result {
             Ok(result) => result.payload,
             Err(Refused::Node { message, .. }) => {
