@@ -273,6 +273,26 @@ pub struct AgentArgs {
 pub enum Node {
     /// Run the node host in the foreground
     Run(NodeRunArgs),
+    /// Write a systemd unit of this user that runs it
+    Install(NodeInstallArgs),
+    /// Remove that unit
+    Uninstall,
+    /// Say whether a node host runs with this profile; exit code 1 if not
+    Status,
+    /// End the node host that runs with this profile
+    Stop,
+    /// Show this machine's device id and key
+    Identity,
+}
+
+#[cfg(feature = "node-host")]
+#[derive(Args)]
+pub struct NodeInstallArgs {
+    #[command(flatten)]
+    pub run: NodeRunArgs,
+    /// Print the unit and write nothing
+    #[arg(long)]
+    pub print: bool,
 }
 
 #[cfg(feature = "node-host")]
@@ -293,6 +313,9 @@ pub struct NodeRunArgs {
     /// The node's name; the host's if absent
     #[arg(long)]
     pub display_name: Option<String>,
+    /// Offer only these commands, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    pub commands: Option<Vec<String>>,
 }
 
 #[derive(Args)]

@@ -12,6 +12,8 @@ pub mod exit;
 pub mod gateway;
 #[cfg(feature = "node-host")]
 pub mod node;
+#[cfg(feature = "node-host")]
+pub mod node_service;
 pub mod nodes;
 pub mod nodes_view;
 pub mod output;
@@ -68,7 +70,17 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Approvals(command) => block_on(approvals::run(&Context::load(common)?, &command)),
         Command::Agent(args) => block_on(gateway::agent(&Context::load(common)?, &args)),
         #[cfg(feature = "node-host")]
-        Command::Node(args::Node::Run(args)) => block_on(node::run(&Context::load(common)?, &args)),
+        Command::Node(command) => {
+            let context = Context::load(common)?;
+            match command {
+                args::Node::Run(args) => block_on(node::run(&context, &args)),
+                args::Node::Install(args) => node_service::install(&context, &args),
+                args::Node::Uninstall => node_service::uninstall(&context),
+                args::Node::Status => node_service::status(&context),
+                args::Node::Stop => node_service::stop(&context),
+                args::Node::Identity => node_service::identity(&context),
+            }
+        }
         Command::Audit(command) => audit::run(&Context::load(common)?, &command),
     }
 }
@@ -148,6 +160,9 @@ mod tests {
             "devices remove d",
             "nodes status --connected",
             "nodes list --commands",
+            "node run --commands system.which,system.run",
+            "node install --host h --port 5 --print",
+            "node identity --json",
             "nodes explain --node n --command system.run --params {} --json",
             "nodes approve r --commands system.run,system.which",
             "nodes invoke --node n --command system.which --params {\"bins\":[\"sh\"]} --invoke-timeout 5",

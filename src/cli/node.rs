@@ -6,6 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::NodeRunArgs;
 use super::exit::{Exit, Failure};
+use super::node_service;
 use super::output;
 use super::session::{self, Context};
 use crate::base::Secret;
@@ -16,7 +17,7 @@ use crate::config::{ExecMode, GatewayMode, Settings};
 use crate::exec::Mode;
 use crate::machine;
 use crate::node_host::connect::{self, Notice, Stopped};
-use crate::node_host::{Host, Settings as HostSettings};
+use crate::node_host::{self, Host, Settings as HostSettings};
 
 pub async fn run(context: &Context, args: &NodeRunArgs) -> Result<(), Failure> {
     let settings = &context.settings;
@@ -26,11 +27,20 @@ pub async fn run(context: &Context, args: &NodeRunArgs) -> Result<(), Failure> {
         // An address from elsewhere gets only what is given with it (D4), and without that no byte.
         shared().map_err(|why| Failure::new(Exit::Config, why))?;
     }
+    let _lock = node_service::lock(context)?;
     let identity = Arc::new(Identity::load_or_create(&settings.paths.identity_dir())?);
     output::note(&format!("node {}", identity.id()));
     let host = HostSettings::of_process(mode(settings))
         .map(Host::new)
         .map_err(|error| Failure::new(Exit::Config, format!("no working directory: {error}")))?;
+    let host = match &args.commands {
+        None => host,
+        Some(commands) => host.offering(commands).map_err(|unknown| {
+            let sentence = format!("--commands: {unknown:?} is not a command of this node host");
+            Failure::new(Exit::Config, sentence)
+                .with_remedy(format!("choose among {}", node_host::COMMANDS.join(", ")))
+        })?,
+    };
     let host_settings = connect::Settings {
         endpoint: Endpoint::Tcp(url),
         identity,

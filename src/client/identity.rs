@@ -18,7 +18,7 @@ use crate::auth::device::{self, PublicKey, Signed};
 use crate::base::{DeviceId, Secret};
 use crate::machine::files::{self, FileError};
 
-const KEY_FILE: &str = "device.json";
+pub const KEY_FILE: &str = "device.json";
 const TOKENS_FILE: &str = "device-tokens.json";
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 /// Gateways whose tokens are kept; the oldest gives way.

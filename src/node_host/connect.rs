@@ -461,10 +461,7 @@ impl NodeHost {
 
 impl Commands for super::Host {
     fn names(&self) -> Vec<String> {
-        super::COMMANDS
-            .iter()
-            .map(|&name| name.to_owned())
-            .collect()
+        self.offered.iter().map(|&name| name.to_owned()).collect()
     }
 
     fn facts(&self) -> HostFacts {

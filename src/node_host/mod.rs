@@ -52,6 +52,8 @@ pub struct Host {
     env: Vec<(OsString, OsString)>,
     path: OsString,
     slots: Arc<Semaphore>,
+    /// The commands that it serves, of those that it knows.
+    offered: Vec<&'static str>,
 }
 
 impl Host {
@@ -69,7 +71,18 @@ impl Host {
             path: path.map_or_else(|| which::PATH_DEFAULT.into(), |(_, path)| path.clone()),
             env,
             slots: Arc::new(Semaphore::new(EXEC_RUNS_MAX)),
+            offered: COMMANDS.to_vec(),
         }
+    }
+
+    /// The same with no more than these commands; the error is one that it does not know.
+    pub fn offering(mut self, commands: &[String]) -> Result<Self, String> {
+        let known = |name: &String| COMMANDS.iter().find(|known| *known == name).copied();
+        self.offered = commands
+            .iter()
+            .map(|name| known(name).ok_or_else(|| name.clone()))
+            .collect::<Result<_, _>>()?;
+        Ok(self)
     }
 
     /// A name as the host finds it in its `PATH`, or a path against a command's directory.
@@ -171,8 +184,7 @@ pub async fn handle(
     params_json: Option<&str>,
     context: &Context,
 ) -> Result<String, NodeError> {
-    let known = COMMANDS.contains(&command);
-    if !known {
+    if !context.host.offered.contains(&command) {
         return Err(NodeError::new("UNAVAILABLE", "command not supported"));
     }
     let params_json = params_json

@@ -22,8 +22,24 @@ pub struct StateLock {
 impl StateLock {
     /// Takes the lock of a private directory, or says which process holds it.
     pub fn acquire(dir: &Path) -> Result<Self, StoreError> {
-        let path = dir.join(FILE_NAME);
-        let mut file = files::open_or_create(&path)?;
+        Self::take(dir, FILE_NAME)
+    }
+
+    /// Which process holds a lock of this name, if any. Takes nothing, and writes nothing.
+    pub fn holder(dir: &Path, name: &str) -> Result<Option<i32>, StoreError> {
+        let Some(file) = files::open(&dir.join(name))? else {
+            return Ok(None);
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(written(&file)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same for a lock of another name.
+    pub fn take(dir: &Path, name: &str) -> Result<Self, StoreError> {
+        let path = dir.join(name);
+        let file = files::open_or_create(&path)?;
         let io = |doing, source| {
             StoreError::File(FileError::Io {
                 path: path.clone(),
@@ -34,12 +50,9 @@ impl StateLock {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut text = String::new();
-                // The number helps the operator; without it the refusal stands all the same.
-                let _ = file.by_ref().take(32).read_to_string(&mut text);
                 return Err(StoreError::InUse {
                     path: dir.to_owned(),
-                    pid: text.trim().parse().ok(),
+                    pid: written(&file),
                 });
             }
             Err(errno) => return Err(io("lock", errno.into())),
@@ -49,4 +62,11 @@ impl StateLock {
             .map_err(|error| io("write", error))?;
         Ok(Self { _file: file })
     }
+}
+
+/// The process that a lock file names. The number helps the operator; a refusal stands without it.
+fn written(file: &File) -> Option<i32> {
+    let mut text = String::new();
+    let _ = file.take(32).read_to_string(&mut text);
+    text.trim().parse().ok()
 }

@@ -14,6 +14,8 @@ mod handshake;
 mod http;
 mod limits;
 mod links;
+mod mobile;
+mod node_service;
 mod nodes;
 mod once;
 mod origin;
