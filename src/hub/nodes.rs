@@ -162,6 +162,11 @@ impl Hub {
         Ok(device)
     }
 
+    /// A node says that it is still there, and why it is awake.
+    pub fn node_alive(&self, node: &DeviceId, reason: &'static str) {
+        self.lock().pairing.seen(node, reason, machine::now_ms());
+    }
+
     /// A node measured itself.
     pub fn node_stats(&self, node: &DeviceId, mut stats: HostStats) {
         stats.updated_at_ms = Some(machine::now_ms());

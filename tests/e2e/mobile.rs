@@ -96,6 +96,41 @@ fn n8_a_phones_dangerous_commands_are_opt_in_and_deny_wins() {
 }
 
 #[test]
+fn a_phone_is_answered_about_its_queue_and_its_presence() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut phone = Phone::approved(&gateway, &mut operator);
+    let id = phone.device.id.clone();
+    let pulled = phone.peer.call("node.pending.pull", &json!({})).unwrap();
+    assert_eq!(pulled, json!({"nodeId": id, "actions": []}));
+    let ids = json!({"ids": [" a ", "a", "b"]});
+    let acked = phone.peer.call("node.pending.ack", &ids).unwrap();
+    assert_eq!(
+        acked,
+        json!({"nodeId": id, "ackedIds": ["a", "b"], "remainingCount": 0})
+    );
+    let drained = phone.peer.call("node.pending.drain", &json!({})).unwrap();
+    assert_eq!(
+        drained,
+        json!({"nodeId": id, "revision": 0, "items": [], "hasMore": false})
+    );
+    for (trigger, reason) in [("silent_push", "silent_push"), ("\u{1b}[2J", "background")] {
+        let payload = json!({"trigger": trigger}).to_string();
+        let alive = json!({"event": "node.presence.alive", "payloadJSON": payload});
+        assert_eq!(
+            phone.peer.call("node.event", &alive).unwrap()["handled"],
+            true
+        );
+        let entry = operator
+            .call("node.describe", &json!({"nodeId": id}))
+            .unwrap();
+        assert_eq!(entry["lastSeenReason"], reason);
+    }
+    let odd = json!({"event": "node.presence.alive", "payloadJSON": "[1"});
+    assert!(phone.peer.call("node.event", &odd).is_err());
+}
+
+#[test]
 fn a_payload_of_20_mib_comes_through_unchanged() {
     let gateway = Setup::default()
         .config("{gateway: {nodes: {commands: {allow: ['camera.clip']}}}}")

@@ -1,8 +1,10 @@
 //! `node.*`: what operators ask of nodes, and what nodes report.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -15,13 +17,30 @@ use crate::hub::{Caller, Invoke, NodeResult, ResultTaken, once};
 use crate::machine;
 use crate::nodes::{Dispatched, HostFacts, Refused, Report};
 use crate::rpc::types::node::{
-    HostStats, NodeDescription, NodeEventParams, NodeEventResult, NodeIdParams, NodeIdResult,
+    NodeDescription, NodeEventParams, NodeEventResult, NodeIdParams, NodeIdResult,
     NodeInvokeParams, NodeInvokeProgressParams, NodeInvokeResult, NodeInvokeResultAck,
     NodeInvokeResultParams, NodeList, NodePairApproved, NodePairDecideParams, NodePairRejected,
     NodePendingAckParams, NodePendingDrainParams, NodePendingDrained, NodePluginToolsParams,
     NodePluginToolsResult, NodeRenameParams, NodeRenamed, NodeSkillsParams, NodeSkillsResult,
 };
 use crate::rpc::{ErrorShape, Method, Request};
+
+/// What may wake a sleeping node, in the reference's words; another one counts as the first.
+const ALIVE_TRIGGERS: [&str; 6] = [
+    "background",
+    "silent_push",
+    "bg_app_refresh",
+    "significant_location",
+    "manual",
+    "connect",
+];
+
+/// `node.presence.alive`.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct NodeAlive {
+    trigger: String,
+}
 
 /// `node.invoke`'s command, which moves the scope that it needs.
 pub(in super::super) fn command_of(params: Option<&RawValue>) -> Option<String> {
@@ -300,51 +319,43 @@ pub(super) fn event(
             limits::NODE_EVENT_BYTES_MAX
         )));
     }
+    let answer = |handled: bool, reason: &'static str| NodeEventResult {
+        ok: true,
+        event: Some(bounded(&given.event, 128)),
+        handled: Some(handled),
+        reason: Some(reason.into()),
+    };
+    let Some(node) = &caller.device else {
+        return Ok(answer(false, "missing_device_identity"));
+    };
     match given.event.as_str() {
-        "node.host.stats" => {
-            let stats: HostStats = text
-                .and_then(|text| serde_json::from_str(text).ok())
-                .ok_or_else(|| ErrorShape::invalid_request("invalid node.host.stats"))?;
-            if let Some(node) = &caller.device {
-                control.hub.node_stats(node, stats);
-            }
-            Ok(NodeEventResult {
-                ok: true,
-                event: Some(given.event),
-                handled: Some(true),
-                reason: Some("updated".into()),
-            })
-        }
+        "node.host.stats" => control
+            .hub
+            .node_stats(node, payload_of(&given.event, text)?),
         // Ours: what the reference's node has no word for.
         HostFacts::EVENT => {
-            let host: HostFacts = text
-                .and_then(|text| serde_json::from_str(text).ok())
-                .ok_or_else(|| ErrorShape::invalid_request("invalid portcullis.host"))?;
-            if let Some(node) = &caller.device {
-                control.hub.node_described(node, &host.bounded());
-            }
-            Ok(NodeEventResult {
-                ok: true,
-                event: Some(given.event),
-                handled: Some(true),
-                reason: Some("updated".into()),
-            })
+            let host: HostFacts = payload_of(&given.event, text)?;
+            control.hub.node_described(node, &host.bounded());
+        }
+        // A phone that sleeps most of the time says that it is still there, and what woke it.
+        "node.presence.alive" => {
+            let alive: NodeAlive = payload_of(&given.event, text)?;
+            let known = ALIVE_TRIGGERS.iter().find(|known| **known == alive.trigger);
+            control
+                .hub
+                .node_alive(node, known.copied().unwrap_or("background"));
         }
         // The node waits for this answer before it sends its result. The schema wants more than the bare `ok` that the
         // reference answers.
-        "exec.started" | "exec.finished" | "exec.denied" => Ok(NodeEventResult {
-            ok: true,
-            event: Some(given.event),
-            handled: Some(true),
-            reason: None,
-        }),
-        _ => Ok(NodeEventResult {
-            ok: true,
-            event: Some(bounded(&given.event, 128)),
-            handled: Some(false),
-            reason: Some("not served".into()),
-        }),
+        "exec.started" | "exec.finished" | "exec.denied" => {}
+        _ => return Ok(answer(false, "not served")),
     }
+    Ok(answer(true, "updated"))
+}
+
+fn payload_of<T: DeserializeOwned>(event: &str, text: Option<&str>) -> Result<T, ErrorShape> {
+    text.and_then(|text| serde_json::from_str(text).ok())
+        .ok_or_else(|| ErrorShape::invalid_request(format!("invalid {}", bounded(event, 128))))
 }
 
 /// We keep no queue for sleeping nodes, so there is never anything to pull.
@@ -353,8 +364,14 @@ pub(super) fn pending_pull(caller: &Caller) -> Value {
 }
 
 pub(super) fn pending_ack(caller: &Caller, request: &Request<'_>) -> Result<Value, ErrorShape> {
-    let NodePendingAckParams { .. } = params(Method::NodePendingAck, request)?;
-    Ok(json!({"nodeId": node_id(caller), "ackedIds": [], "remainingCount": 0}))
+    let NodePendingAckParams { ids } = params(Method::NodePendingAck, request)?;
+    // As the reference: what was named is no longer there, whether it ever was.
+    let acked: BTreeSet<&str> = ids
+        .iter()
+        .map(|id| id.trim())
+        .filter(|id| !id.is_empty())
+        .collect();
+    Ok(json!({"nodeId": node_id(caller), "ackedIds": acked, "remainingCount": 0}))
 }
 
 pub(super) fn pending_drain(
