@@ -28,6 +28,11 @@ impl ConfiguredSecret {
         (!blank).then(|| Self(Zeroizing::new(sha256(secret.expose()))))
     }
 
+    /// Whether both are the same secret.
+    pub fn equals(&self, other: &Self) -> bool {
+        bool::from(self.0[..].ct_eq(&other.0[..]))
+    }
+
     /// Whether the candidate is the secret. The same work is done for a missing, short, long or wrong candidate.
     pub fn matches(&self, candidate: Option<&[u8]>) -> bool {
         bool::from(equals(&self.0, candidate))

@@ -72,6 +72,9 @@ pub enum Command {
     Node(Node),
     /// Start a Gateway and a node, and prove the way from a message to a command and back
     Quickstart(QuickstartArgs),
+    /// Look at the secrets of the config
+    #[command(subcommand)]
+    Secrets(Secrets),
     /// Read and prove the audit log
     #[command(subcommand)]
     Audit(Audit),
@@ -326,6 +329,12 @@ pub struct QuickstartArgs {
     /// Stop after the proof
     #[arg(long)]
     pub once: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Secrets {
+    /// Show where each secret stands and whether it can be had, never its value
+    Audit,
 }
 
 #[derive(Subcommand)]

@@ -19,6 +19,7 @@ pub mod nodes_view;
 pub mod output;
 pub mod pending;
 pub mod quickstart;
+pub mod secrets;
 pub mod serve;
 pub mod session;
 
@@ -81,6 +82,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 args::Node::Identity => node_service::identity(&context),
             }
         }
+        Command::Node(args::Node::Run(args)) => block_on(node::run(&Context::load(common)?, &args)),
+        Command::Secrets(command) => secrets::run(&Context::load(common)?, &command),
         Command::Audit(command) => audit::run(&Context::load(common)?, &command),
     }
 }
@@ -173,6 +176,7 @@ mod tests {
             "agent --message hello",
             "quickstart --port 5 --once",
             "audit verify",
+            "secrets audit --json",
             "audit tail -n 5",
         ] {
             let words = std::iter::once("portcullis").chain(line.split(' '));

@@ -138,7 +138,15 @@ pub(super) fn read(path: &Path) -> Result<Document, ConfigError> {
             limit: CONFIG_BYTES_MAX,
         });
     }
-    let tree = tree::parse(&text).map_err(|why| ConfigError::Malformed {
+    let tree = parse(path, &text)?;
+    Ok(Document {
+        tree,
+        readable_by_others: (mode & 0o044 != 0).then_some(mode),
+    })
+}
+
+pub(super) fn parse(path: &Path, text: &str) -> Result<Tree, ConfigError> {
+    let tree = tree::parse(text).map_err(|why| ConfigError::Malformed {
         path: path.to_owned(),
         why,
     })?;
@@ -148,8 +156,5 @@ pub(super) fn read(path: &Path) -> Result<Document, ConfigError> {
             why: format!("the whole is {}, not an object", tree.kind()),
         });
     }
-    Ok(Document {
-        tree,
-        readable_by_others: (mode & 0o044 != 0).then_some(mode),
-    })
+    Ok(tree)
 }

@@ -29,6 +29,6 @@ pub use resolve::{
     Nodes, PORT_DEFAULT, RateLimit, Remote, Settings, TailscaleMode,
 };
 pub use schema::Ineffective;
-pub use secret_ref::{Resolver, SecretInput, SecretRef, Source, check_strength};
+pub use secret_ref::{Resolver, SecretInput, SecretRef, Source, check_strength, parse_secret};
 pub use server::{SecretKind, ServerFlags, ServerSecret, ServerSettings};
 pub use tls::Tls;

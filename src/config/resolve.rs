@@ -1,6 +1,6 @@
 //! From the tree to settings, once: parse, don't validate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::env::Env;
@@ -153,22 +153,46 @@ pub struct Settings {
     pub agent: Agent,
     /// `audit.sync: "always"`.
     pub audit_sync_always: bool,
+    /// Only to be told apart from the Gateway's own: hooks are not served (H7).
+    pub hooks_token: SecretInput,
     pub resolver: Resolver,
     pub env: Env,
     /// Known settings that have no effect here.
     pub warnings: Vec<Ineffective>,
+    digests: BTreeMap<String, [u8; 32]>,
 }
 
 impl Settings {
     /// Reads the profile's config file and parses all of it.
     pub fn load(env: &Env, profile: Option<&str>) -> Result<Self, ConfigError> {
-        let paths = Paths::find(env, profile)?;
+        Self::read(env, Paths::find(env, profile)?)
+    }
+
+    /// Reads the same file again.
+    pub fn reload(&self) -> Result<Self, ConfigError> {
+        Self::read(&self.env, self.paths.clone())
+    }
+
+    /// The settings that are written differently here, by their names.
+    pub fn changed_since(&self, old: &Self) -> Vec<String> {
+        let names = self.digests.keys().chain(old.digests.keys());
+        let changed = names.filter(|name| self.digests.get(*name) != old.digests.get(*name));
+        let changed: BTreeSet<&String> = changed.collect();
+        changed.into_iter().cloned().collect()
+    }
+
+    fn read(env: &Env, paths: Paths) -> Result<Self, ConfigError> {
         let document = load::read(&paths.config)?;
         let settings = Self::from_tree(&document.tree, env, paths)?;
         if let Some(mode) = document.readable_by_others {
             settings.refuse_readable_literals(mode)?;
         }
         Ok(settings)
+    }
+
+    /// As `load`, from a text.
+    pub fn from_text(text: &str, env: &Env, paths: Paths) -> Result<Self, ConfigError> {
+        Self::from_tree(&load::parse(&paths.config, text)?, env, paths)
     }
 
     pub(super) fn from_tree(tree: &Tree, env: &Env, paths: Paths) -> Result<Self, ConfigError> {
@@ -179,28 +203,35 @@ impl Settings {
             gateway: gateway(reader, &resolver, &paths)?,
             exec: exec(reader)?,
             agent: agent(reader)?,
+            // A form that is not known here cannot be compared; the section is not ours to judge.
+            hooks_token: secret_ref::parse_input("hooks.token", tree.at("hooks.token"), &resolver)
+                .unwrap_or(SecretInput::Unset),
             audit_sync_always: reader
                 .one_of("audit.sync", &[("grouped", false), ("always", true)])?
                 .unwrap_or(false),
             resolver,
             env: env.clone(),
             warnings,
+            digests: tree.digests(),
             paths,
         })
     }
 
+    /// Every secret that is read, with its setting.
+    pub fn secrets(&self) -> Vec<(&'static str, &SecretInput)> {
+        vec![
+            ("gateway.auth.token", &self.gateway.auth.token),
+            ("gateway.auth.password", &self.gateway.auth.password),
+            ("gateway.remote.token", &self.gateway.remote.token),
+            ("gateway.remote.password", &self.gateway.remote.password),
+            ("hooks.token", &self.hooks_token),
+        ]
+    }
+
     /// Secrets in the clear belong in a file that only its owner can read.
     fn refuse_readable_literals(&self, mode: u32) -> Result<(), ConfigError> {
-        let fields = [
-            &self.gateway.auth.token,
-            &self.gateway.auth.password,
-            &self.gateway.remote.token,
-            &self.gateway.remote.password,
-        ];
-        if fields
-            .iter()
-            .any(|field| matches!(field, SecretInput::Literal(_)))
-        {
+        let is_literal = |(_, input): &(_, &SecretInput)| matches!(input, SecretInput::Literal(_));
+        if self.secrets().iter().any(is_literal) {
             return Err(ConfigError::Exposed {
                 path: self.paths.config.clone(),
                 why: format!("it holds a secret and its mode {mode:04o} lets others read it"),

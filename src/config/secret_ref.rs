@@ -98,7 +98,7 @@ impl Source {
         }
     }
 
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Env => "env",
             Self::File => "file",
@@ -171,6 +171,16 @@ pub struct Resolver {
     env: Env,
     providers: BTreeMap<String, Provider>,
     env_default: Option<String>,
+}
+
+/// Reads one secret field that is written in JSON5.
+pub fn parse_secret(setting: &str, json5: &str) -> Result<SecretInput, ConfigError> {
+    let tree = tree::parse(json5).map_err(|_| ConfigError::BadValue {
+        setting: setting.to_owned(),
+        got: "not JSON5".to_owned(),
+        want: "a string or { source, provider, id }".to_owned(),
+    })?;
+    parse_input(setting, Some(&tree), &Resolver::default())
 }
 
 /// Reads one secret field.
@@ -427,6 +437,16 @@ impl Resolver {
             return Err("it is empty".to_owned());
         }
         Ok(secret)
+    }
+
+    /// When the file of a reference was last written, if it is one and is there.
+    pub fn changed_at_ms(&self, reference: &SecretRef) -> Option<u64> {
+        let Some(Provider::File { path, .. }) = self.providers.get(&reference.provider) else {
+            return None;
+        };
+        let modified = std::fs::symlink_metadata(path).ok()?.modified().ok()?;
+        let since = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_millis()).ok()
     }
 
     fn fetch_env(&self, name: &str) -> Result<Secret, String> {

@@ -38,6 +38,8 @@ pub struct ServerSecret {
     /// What the operator would change.
     pub setting: &'static str,
     input: SecretInput,
+    /// `hooks.token`, which must be another.
+    hooks: SecretInput,
 }
 
 impl ServerSecret {
@@ -47,9 +49,29 @@ impl ServerSecret {
     }
 
     pub fn resolve(&self, resolver: &Resolver) -> Result<Secret, ConfigError> {
-        resolver
-            .resolve(self.setting, &self.input)?
-            .ok_or(ConfigError::NoSecret)
+        let secret = resolver.resolve(self.setting, &self.input)?;
+        let secret = secret.ok_or(ConfigError::NoSecret)?;
+        if self.is_hooks_token(&secret, resolver) {
+            return Err(ConfigError::Conflict {
+                setting: "hooks.token".to_owned(),
+                why: format!(
+                    "it is the secret of {} too; give hooks a secret of their own",
+                    self.setting
+                ),
+            });
+        }
+        Ok(secret)
+    }
+
+    /// A program is not run for this: two references to one are compared as such.
+    fn is_hooks_token(&self, secret: &Secret, resolver: &Resolver) -> bool {
+        match (&self.hooks, &self.input) {
+            (SecretInput::Ref(theirs), SecretInput::Ref(ours)) if theirs == ours => true,
+            (SecretInput::Ref(theirs), _) if theirs.source == Source::Exec => false,
+            (theirs, _) => resolver
+                .read("hooks.token", theirs)
+                .is_ok_and(|theirs| theirs.is_some_and(|it| it.expose() == secret.expose())),
+        }
     }
 }
 
@@ -97,7 +119,8 @@ impl Settings {
             None => self.gateway.auth.mode,
         };
         let auth = &self.gateway.auth;
-        let secret = select_secret(mode, &self.env, &auth.token, &auth.password)?;
+        let mut secret = select_secret(mode, &self.env, &auth.token, &auth.password)?;
+        secret.hooks = self.hooks_token.clone();
         // A literal can be judged now; a reference is judged when it resolves.
         if matches!(secret.input, SecretInput::Literal(_)) {
             secret.resolve(&self.resolver)?;
@@ -175,6 +198,7 @@ pub(super) fn select_secret(
             kind,
             setting,
             input,
+            hooks: SecretInput::Unset,
         })
     };
     let token = pick(SecretKind::Token, TOKEN_ENV, "gateway.auth.token", token);

@@ -4,8 +4,10 @@
 //! Bounds: `DEPTH_MAX` levels; the caller bounds the bytes. Errors: a sentence with line and column, never a
 //! value. A key that stands twice in one object is refused: two readers would see two different settings.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
+use ring::digest;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 /// Nesting of a config file. The reference's deepest setting stands at level 9.
@@ -60,6 +62,53 @@ impl Tree {
             .iter()
             .find(|(name, _)| name == key)
             .map(|(_, value)| value)
+    }
+
+    /// The digest of each value by its dotted path, so that two readings are compared without keeping either.
+    pub(super) fn digests(&self) -> BTreeMap<String, [u8; 32]> {
+        let mut found = BTreeMap::new();
+        self.collect("", &mut found);
+        found
+    }
+
+    fn collect(&self, path: &str, found: &mut BTreeMap<String, [u8; 32]>) {
+        if let Self::Map(entries) = self {
+            for (key, value) in entries {
+                let dot = if path.is_empty() { "" } else { "." };
+                value.collect(&format!("{path}{dot}{key}"), found);
+            }
+            return;
+        }
+        let mut context = digest::Context::new(&digest::SHA256);
+        self.feed(&mut context);
+        let mut sum = [0; 32];
+        sum.copy_from_slice(context.finish().as_ref());
+        found.insert(path.to_owned(), sum);
+    }
+
+    fn feed(&self, context: &mut digest::Context) {
+        context.update(self.kind().as_bytes());
+        match self {
+            Self::Null => {}
+            Self::Bool(flag) => context.update(&[u8::from(*flag)]),
+            Self::Number(number) => context.update(&number.to_be_bytes()),
+            Self::Text(text) => {
+                context.update(&text.len().to_be_bytes());
+                context.update(text.as_bytes());
+            }
+            Self::List(items) => {
+                context.update(&items.len().to_be_bytes());
+                items.iter().for_each(|item| item.feed(context));
+            }
+            Self::Map(entries) => {
+                context.update(&entries.len().to_be_bytes());
+                for (key, value) in entries {
+                    context.update(&key.len().to_be_bytes());
+                    context.update(key.as_bytes());
+                    value.feed(context);
+                }
+            }
+        }
     }
 
     /// The value at a dotted path; `null` counts as absent.

@@ -52,7 +52,6 @@ pub struct Settings {
     /// `hello-ok.snapshot`, for administrators only.
     pub config_path: Option<String>,
     pub state_dir: Option<String>,
-    pub auth_mode: &'static str,
 }
 
 /// The control plane: every method, in one place.
@@ -127,7 +126,7 @@ impl Control {
                 main_session_key: crate::agent::SessionKey::main().as_str().to_owned(),
                 scope: Some("per-sender".into()),
             }),
-            auth_mode: is_admin.then_some(Cow::Borrowed(self.settings.auth_mode)),
+            auth_mode: is_admin.then_some(Cow::Borrowed(self.hub.auth_mode())),
         }
     }
 }

@@ -52,6 +52,8 @@ pub struct Settings {
     /// `gateway.nodes.entries.<id>.commands`: narrower than the rest, for one node.
     pub per_node: Vec<(DeviceId, CommandPolicy)>,
     pub exec_mode: Mode,
+    /// `token` or `password`, as administrators are told.
+    pub auth_mode: &'static str,
 }
 
 /// Something is broken: not a decision. Nothing was changed.
@@ -169,6 +171,10 @@ impl Hub {
             .settings
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    pub fn auth_mode(&self) -> &'static str {
+        self.settings().auth_mode
     }
 
     fn settings(&self) -> Arc<Settings> {

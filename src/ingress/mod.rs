@@ -102,7 +102,7 @@ impl<'a> Request<'a> {
 }
 
 /// What `config` fills in.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// `gateway.trustedProxies`.
     pub trusted_proxies: Vec<Cidr>,
@@ -120,6 +120,25 @@ pub struct Settings {
     pub allow_plaintext_from: Vec<Cidr>,
     /// The user whom the admin socket serves.
     pub admin_uid: u32,
+}
+
+impl Settings {
+    /// Whether someone who comes in by these could be refused, or be taken for another, by `new`.
+    pub fn is_narrowed_by(&self, new: &Self) -> bool {
+        fn lost<T: PartialEq>(old: &[T], new: &[T]) -> bool {
+            old.iter().any(|it| !new.contains(it))
+        }
+        let rest = Self {
+            allowed_origins: new.allowed_origins.clone(),
+            public_hosts: new.public_hosts.clone(),
+            allow_plaintext_from: new.allow_plaintext_from.clone(),
+            ..self.clone()
+        };
+        lost(&self.allowed_origins, &new.allowed_origins)
+            || lost(&self.public_hosts, &new.public_hosts)
+            || lost(&self.allow_plaintext_from, &new.allow_plaintext_from)
+            || rest != *new
+    }
 }
 
 /// Whom limits count: the real client behind any trusted proxy.

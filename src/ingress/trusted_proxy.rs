@@ -37,7 +37,7 @@ pub enum Evidence {
 }
 
 /// The identity that a trusted proxy vouches for (`gateway.auth.trustedProxy`).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProxyUserSettings {
     /// In lower case.
     pub user_header: String,

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -253,4 +254,181 @@ fn c1_nobody_writes_the_config_through_the_gateway() {
     }
     let hello = Peer::open(&gateway).connect(&Connect::cli()).unwrap();
     assert!(!hello["features"]["methods"].to_string().contains("config."));
+}
+
+fn hang_up(gateway: &Gateway) {
+    let pid = rustix::process::Pid::from_raw(gateway.pid().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+}
+
+/// Puts another config in place, and returns when the Gateway has said what became of it.
+fn reload(gateway: &Gateway, config: &str, said: &str) {
+    let before = gateway.stderr().matches(said).count();
+    write_private(&gateway.home().join("state/openclaw.json"), config);
+    hang_up(gateway);
+    until(said, || gateway.stderr().matches(said).count() > before);
+}
+
+const RELOADED: &str = "the configuration was reloaded";
+const KEPT: &str = "the configuration was not reloaded";
+
+fn in_mode(mode: &str, secret: &str, more: &str) -> String {
+    format!(r#"{{ gateway: {{ auth: {{ mode: "{mode}", {mode}: "{secret}", {more} }} }} }}"#)
+}
+
+#[test]
+fn k3_a_reload_swaps_mode_and_secret_for_everybody_at_once() {
+    let gateway = Setup::default()
+        .config(&in_mode("token", PASSWORD, ""))
+        .env("OPENCLAW_GATEWAY_PASSWORD", "")
+        .start();
+    let device = Device::new();
+    let (paired, hello) = Peer::admitted(&gateway, &Connect::cli(), &device);
+    let token = hello["auth"]["deviceToken"].as_str().unwrap().to_owned();
+    paired.leave();
+    let by_token = Connect::cli().device_token(&token);
+    let (mut by_token, _) = Peer::admitted(&gateway, &by_token, &device);
+    let mut idle = Peer::operator(&gateway);
+
+    let port = gateway.port();
+    let swapped = AtomicBool::new(false);
+    let tried = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let mut late = 0;
+                while late < 2 {
+                    let after = swapped.load(Ordering::SeqCst);
+                    let mut peer = Peer::open_at(port, &[]).unwrap();
+                    let outcome = peer.connect(&Connect::cli());
+                    tried.fetch_add(1, Ordering::SeqCst);
+                    match outcome {
+                        Ok(_) => assert!(!after, "the old secret after the swap"),
+                        Err(error) => assert!(
+                            ["AUTH_PASSWORD_MISMATCH", "AUTH_RATE_LIMITED"]
+                                .contains(&error.detail())
+                                || error.0["retryable"] == true,
+                            "{error:?}"
+                        ),
+                    }
+                    late += u32::from(after);
+                }
+            });
+        }
+        until("many attempts", || tried.load(Ordering::SeqCst) > 100);
+        reload(&gateway, &in_mode("password", NEW, ""), RELOADED);
+        swapped.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(idle.closed(), (4001, "gateway auth changed".to_owned()));
+    assert!(by_token.call("health", &json!({})).is_ok());
+    let hello = Peer::open(&gateway)
+        .connect(&Connect::cli().password(NEW))
+        .unwrap();
+    assert_eq!(hello["snapshot"]["authMode"], "password");
+    let audit = gateway.audit();
+    for path in [
+        "gateway.auth.mode",
+        "gateway.auth.token",
+        "gateway.auth.password",
+    ] {
+        assert!(audit.contains(&format!("\"{path}\"")), "{audit}");
+    }
+    assert!(!audit.contains(NEW) && !gateway.stderr().contains(NEW));
+}
+
+#[test]
+fn k3_a_config_that_would_not_start_changes_nothing() {
+    let good = in_mode("password", PASSWORD, "");
+    let gateway = Setup::default()
+        .config(&good)
+        .env("OPENCLAW_GATEWAY_PASSWORD", "")
+        .start();
+    let mut idle = Peer::operator(&gateway);
+    for bad in [
+        "{",
+        "{ gateway: { auht: {} } }",
+        "{}",
+        &in_mode("password", "changeme", ""),
+        &in_mode("password", "${NOT_SET_ANYWHERE}", ""),
+        r#"{ gateway: { bind: "lan", auth: { mode: "password", password: "a wholly different one" } } }"#,
+        r#"{ gateway: { port: 1, auth: { mode: "password", password: "a wholly different one" } } }"#,
+    ] {
+        reload(&gateway, bad, KEPT);
+        assert_eq!(detail(&gateway, &Connect::cli()), "admitted");
+    }
+    assert!(
+        gateway
+            .stderr()
+            .contains("gateway.port can only change with a restart")
+    );
+    // What only widens ends nothing; what narrows ends what it carried.
+    let narrow = in_mode(
+        "password",
+        PASSWORD,
+        r#"localOperatorScopes: ["operator.read"]"#,
+    );
+    assert!(idle.call("health", &json!({})).is_ok());
+    reload(&gateway, &narrow, RELOADED);
+    assert_eq!(idle.closed().0, 4001);
+    let mut idle = Peer::operator(&gateway);
+    let error = idle.call("device.pair.list", &json!({})).unwrap_err();
+    assert_eq!(error.detail(), "MISSING_SCOPE");
+    reload(&gateway, &good, RELOADED);
+    assert!(idle.call("health", &json!({})).is_ok());
+}
+
+#[test]
+fn secrets_audit_shows_where_each_secret_stands_and_never_its_value() {
+    let gateway = with_file();
+    let rows = |gateway: &Gateway| {
+        let output = gateway.cli(&["secrets", "audit", "--json"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            !text.contains(PASSWORD) && !text.contains("literal-of-another"),
+            "{text}"
+        );
+        let report: Value = serde_json::from_str(&text).unwrap();
+        (output.status.code(), report)
+    };
+    let (code, report) = rows(&gateway);
+    assert_eq!((code, &report["ok"]), (Some(0), &json!(true)));
+    let row = &report["secrets"][0];
+    assert_eq!(row["setting"], "gateway.auth.password");
+    assert_eq!(
+        (&row["source"], &row["provider"]),
+        (&json!("file"), &json!("vault"))
+    );
+    assert!(row["changedAtMs"].as_u64().unwrap() > 0);
+    let path = gateway.home().join("secret");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let both = FILE.replacen(
+        "gateway: {",
+        r#"gateway: { remote: { token: "literal-of-another" },"#,
+        1,
+    );
+    write_private(&gateway.home().join("state/openclaw.json"), &both);
+    let (code, report) = rows(&gateway);
+    assert_eq!((code, &report["ok"]), (Some(78), &json!(false)));
+    assert_eq!(report["secrets"][0]["state"], "unresolved");
+    assert!(
+        report["secrets"][0]["note"]
+            .as_str()
+            .unwrap()
+            .contains("mode 0640")
+    );
+    assert_eq!(report["secrets"][1]["state"], "literal");
+}
+
+#[test]
+fn h7_hooks_with_the_secret_of_the_gateway_refuse_to_start() {
+    let literal = FILE.replacen('{', &format!("{{ hooks: {{ token: \"{PASSWORD}\" }},"), 1);
+    let stderr = refused(&literal, PASSWORD, 0o600);
+    assert!(stderr.contains("hooks.token"), "{stderr}");
+    assert!(!stderr.contains(PASSWORD), "{stderr}");
+    let same = FILE.replacen(
+        '{',
+        r#"{ hooks: { token: { source: "file", provider: "vault", id: "value" } },"#,
+        1,
+    );
+    assert!(refused(&same, PASSWORD, 0o600).contains("hooks.token"));
 }

@@ -60,11 +60,11 @@ pub struct Gateway {
     pub port: u16,
     pub admin_socket: PathBuf,
     pub hub: Arc<Hub>,
-    front: Arc<Front>,
-    secrets: Arc<Secrets>,
+    pub(super) front: Arc<Front>,
+    pub(super) secrets: Arc<Secrets>,
     pub tls: Option<Arc<ServerTls>>,
     agent: Agent,
-    audit: Arc<AuditLog>,
+    pub(super) audit: Arc<AuditLog>,
     tasks: JoinSet<()>,
 }
 
@@ -124,6 +124,7 @@ impl Parts {
             commands: settings.commands,
             per_node: settings.per_node,
             exec_mode: settings.exec_mode,
+            auth_mode: settings.secrets.mode_name(),
         };
         let hub = Arc::new(
             Hub::new(hub_settings, Arc::clone(&store), Arc::clone(&audit))
@@ -136,7 +137,6 @@ impl Parts {
             settings: control::Settings {
                 config_path: settings.config_path.map(|path| path.display().to_string()),
                 state_dir: Some(settings.state_dir.display().to_string()),
-                auth_mode: settings.secrets.mode_name(),
             },
             tls: tls.clone(),
         });

@@ -1,6 +1,7 @@
 //! `gateway run`: from the configuration to a Gateway that serves until it is told to stop.
 
 mod assembly;
+mod reload;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -32,10 +33,18 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Runs the Gateway until it is told to stop.
 pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
+    let mut running = reload::Running {
+        settings: settings.clone(),
+        flags: flags.clone(),
+    };
     let settings = gateway_settings(settings, flags)?;
     log_to_stderr(tracing::Level::INFO);
     let runtime = runtime()?;
     runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        // From here on a hang-up ends nothing.
+        let mut hangup = signal(SignalKind::hangup())
+            .map_err(|error| Failure::new(Exit::Software, error.to_string()))?;
         let mut gateway = Gateway::start(settings)
             .await
             .map_err(|error| not_started(&error))?;
@@ -59,7 +68,13 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
             Ok(Some(reason)) => reason,
             Ok(None) => {
                 output::note("portcullis is ready");
-                stop_signal().await
+                let mut stop = std::pin::pin!(stop_signal());
+                loop {
+                    tokio::select! {
+                        reason = &mut stop => break reason,
+                        _ = hangup.recv() => running.reload(&mut gateway).await,
+                    }
+                }
             }
             Err(error) => {
                 gateway.stop("the shared secret did not resolve").await;

@@ -96,6 +96,25 @@ impl Secrets {
         Ok(())
     }
 
+    /// Whether it is the secret that `other` has now.
+    pub fn is_the_same_as(&self, other: &Self) -> bool {
+        let ours = self.state().last.clone();
+        let theirs = other.state().last.clone();
+        matches!((ours, theirs), (Some(ours), Some(theirs)) if ours.equals(&theirs))
+    }
+
+    /// Takes over, under the hub's number.
+    pub fn begin(&self, since: u64) {
+        self.state().since = since;
+    }
+
+    /// Gives over to another: what it raised is not to be attended to any more.
+    pub fn end(&self, hub: &Hub) {
+        if let Source::Configured { secret, .. } = &self.source {
+            hub.set_alarm(secret.setting, None);
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is a few assignments after all that may fail.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
