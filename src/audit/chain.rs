@@ -49,6 +49,25 @@ pub struct Record {
     pub hash: String,
 }
 
+impl Record {
+    /// The kind of the event. The log writes it first, and it needs no escapes.
+    pub fn kind(&self) -> Option<&str> {
+        let rest = self.event.get().strip_prefix("{\"kind\":\"")?;
+        rest.split_once('"').map(|(kind, _)| kind)
+    }
+
+    /// The line as it stands in the log, without its line feed.
+    pub fn line(&self) -> String {
+        let Self {
+            seq,
+            ts,
+            event,
+            hash,
+        } = self;
+        format!("{{\"seq\":{seq},\"ts\":{ts},\"event\":{event},\"hash\":\"{hash}\"}}")
+    }
+}
+
 /// What is wrong with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineError {
@@ -166,7 +185,9 @@ mod tests {
         let second = second.strip_suffix(b"\n").unwrap();
         assert_eq!(check(Link::START, first).unwrap().1, link);
         assert_eq!(claimed(first), Some(link));
-        assert_eq!(check(link, second).unwrap().0.ts, 2);
+        let record = check(link, second).unwrap().0;
+        assert_eq!((record.ts, record.kind()), (2, Some("gateway.stopped")));
+        assert_eq!(record.line().as_bytes(), second);
         assert_eq!(
             check(Link::START, second).unwrap_err(),
             LineError::Sequence {

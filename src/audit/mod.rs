@@ -11,6 +11,7 @@ pub mod event;
 pub mod log;
 pub mod verify;
 
+pub use chain::Record;
 pub use event::{Actor, Digest, Dispatched, Event, PeerText, Stage, TokenChange};
 pub use log::{AuditError, AuditLog, Durability, Receipt, Settings};
-pub use verify::{Broken, Verified, verify};
+pub use verify::{Broken, Reader, Verified, verify};

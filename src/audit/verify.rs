@@ -1,8 +1,8 @@
 //! Proof that a log is whole, and a reader of its records.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use super::chain::{self, LINE_BYTES_MAX, LineError, Link, Record};
 use super::log::{AuditError, Head, file_numbers, file_path, head_path, read_head};
@@ -18,6 +18,9 @@ pub struct Verified {
     pub torn: u64,
     /// How often a start found records missing at the end, or could not tell.
     pub shortened: u64,
+    /// The log ends in the middle of a line that was never acknowledged: a process was stopped, or is writing right now.
+    /// It is put aside when the Gateway starts. Had the line been whole once, the log would be `Broken::Shortened`.
+    pub torn_end: bool,
 }
 
 /// The first thing that is wrong with a log.
@@ -35,8 +38,6 @@ pub enum Broken {
     },
     /// A line is longer than any record.
     LineTooLong { file: u32, line: u64 },
-    /// The last line is unfinished: a process was stopped, or is writing right now.
-    TornEnd { file: u32, line: u64 },
     /// Records are missing at the end.
     Shortened { known_seq: u64, found_seq: u64 },
     /// The record that was noted as the last is another one.
@@ -63,10 +64,6 @@ impl fmt::Display for Broken {
             Self::LineTooLong { file, line } => {
                 write!(f, "file {file}, line {line}: longer than any record")
             }
-            Self::TornEnd { file, line } => write!(
-                f,
-                "file {file}, line {line}: unfinished; it is put aside when the Gateway starts"
-            ),
             Self::Shortened {
                 known_seq,
                 found_seq,
@@ -108,21 +105,9 @@ pub fn for_each(dir: &Path, mut record: impl FnMut(Record)) -> Result<Verified, 
             source,
         })?,
     };
-    let mut reading = Reading {
-        link: Link::START,
-        head,
-        head_seen: false,
-        torn: 0,
-        shortened: 0,
-        record: &mut record,
-    };
-    let numbers = file_numbers(dir)?;
-    for (expected, &number) in (1..).zip(&numbers) {
-        if number != expected {
-            return Err(Broken::FileMissing { number: expected });
-        }
-        reading.file(dir, number, numbers.last() == Some(&number))?;
-    }
+    let mut reading = Reader::new(dir);
+    reading.head = head;
+    reading.read(&mut record)?;
     let last = reading.link;
     match head {
         Head::Unreadable => return Err(Broken::HeadUnreadable),
@@ -138,51 +123,97 @@ pub fn for_each(dir: &Path, mut record: impl FnMut(Record)) -> Result<Verified, 
         Head::At(_) => {}
     }
     Ok(Verified {
-        files: u32::try_from(numbers.len()).unwrap_or(u32::MAX),
+        files: reading.number,
         records: last.seq,
         last,
         torn: reading.torn,
         shortened: reading.shortened,
+        torn_end: reading.torn_end,
     })
 }
 
-struct Reading<'a> {
+/// Reads and checks a log from its beginning, and what is appended later from where it stopped.
+pub struct Reader {
+    dir: PathBuf,
+    /// The file that is read, from 1, and how far it was.
+    number: u32,
+    offset: u64,
+    line: u64,
     link: Link,
     head: Head,
     head_seen: bool,
     torn: u64,
     shortened: u64,
-    record: &'a mut dyn FnMut(Record),
+    torn_end: bool,
 }
 
-impl Reading<'_> {
-    fn file(&mut self, dir: &Path, number: u32, is_last: bool) -> Result<(), Broken> {
-        let path = file_path(dir, number);
-        let file = files::open(&path)
+impl Reader {
+    pub fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            number: 0,
+            offset: 0,
+            line: 0,
+            link: Link::START,
+            head: Head::Unreadable,
+            head_seen: false,
+            torn: 0,
+            shortened: 0,
+            torn_end: false,
+        }
+    }
+
+    /// Hands out every whole record that has not been read yet.
+    pub fn read(&mut self, record: &mut dyn FnMut(Record)) -> Result<(), Broken> {
+        let numbers = file_numbers(&self.dir)?;
+        for (expected, &number) in (1..).zip(&numbers) {
+            if number != expected {
+                return Err(Broken::FileMissing { number: expected });
+            }
+            if number < self.number {
+                continue;
+            }
+            if number > self.number {
+                (self.number, self.offset, self.line) = (number, 0, 0);
+            }
+            self.file(numbers.last() == Some(&number), record)?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, is_last: bool, record: &mut dyn FnMut(Record)) -> Result<(), Broken> {
+        let number = self.number;
+        let path = file_path(&self.dir, number);
+        let io = |source| AuditError::Io {
+            path: path.clone(),
+            doing: "read",
+            source,
+        };
+        let mut file = files::open(&path)
             .map_err(AuditError::from)?
             .ok_or(Broken::FileMissing { number })?;
+        file.seek(SeekFrom::Start(self.offset)).map_err(io)?;
         let mut reader = BufReader::with_capacity(64 * 1024, file);
         let mut bytes = Vec::new();
-        for line in 1.. {
+        self.torn_end = false;
+        loop {
             bytes.clear();
             (&mut reader)
                 .take(LINE_BYTES_MAX as u64)
                 .read_until(b'\n', &mut bytes)
-                .map_err(|source| AuditError::Io {
-                    path: path.clone(),
-                    doing: "read",
-                    source,
-                })?;
+                .map_err(io)?;
             if bytes.is_empty() {
                 // An empty file in the middle would hide that its records are gone; the sequence shows it.
-                break;
+                return Ok(());
             }
+            let line = self.line + 1;
             let Some(text) = bytes.strip_suffix(b"\n") else {
                 if bytes.len() == LINE_BYTES_MAX {
                     return Err(Broken::LineTooLong { file: number, line });
                 }
                 if is_last {
-                    return Err(Broken::TornEnd { file: number, line });
+                    self.torn_end = true;
+                    return Ok(());
                 }
                 return Err(Broken::Line {
                     file: number,
@@ -190,26 +221,21 @@ impl Reading<'_> {
                     error: LineError::Form,
                 });
             };
-            let (record, link) = chain::check(self.link, text).map_err(|error| Broken::Line {
+            let (found, link) = chain::check(self.link, text).map_err(|error| Broken::Line {
                 file: number,
                 line,
                 error,
             })?;
             self.link = link;
+            self.line = line;
+            self.offset += bytes.len() as u64;
             self.head_seen |= self.head == Head::At(link);
-            match kind(&record) {
+            match found.kind() {
                 Some("log.torn") => self.torn += 1,
                 Some("log.shortened" | "log.headLost") => self.shortened += 1,
                 _ => {}
             }
-            (self.record)(record);
+            record(found);
         }
-        Ok(())
     }
-}
-
-/// The kind of an event. The log writes it first, and it needs no escapes.
-fn kind(record: &Record) -> Option<&str> {
-    let rest = record.event.get().strip_prefix("{\"kind\":\"")?;
-    rest.split_once('"').map(|(kind, _)| kind)
 }

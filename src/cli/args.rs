@@ -350,6 +350,31 @@ pub enum Audit {
         /// How many
         #[arg(long, short = 'n', default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
         lines: u16,
+        /// Go on with what is recorded from now on
+        #[arg(long, short)]
+        follow: bool,
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Show records, all of them or some
+    Show {
+        /// Only those of the last 90s, 15m, 36h or 7d
+        #[arg(long, value_parser = super::audit::duration_ms)]
+        since: Option<u64>,
+        /// Only this kind and those below it, such as dispatch or dispatch.result
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only what is about this node or device, by its id or the beginning of it
+        #[arg(long)]
+        node: Option<String>,
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Write the whole log as it is, one JSON record a line
+    Export {
+        /// A new file; standard output if absent
+        #[arg(long, short)]
+        output: Option<PathBuf>,
         #[arg(long)]
         dir: Option<PathBuf>,
     },

@@ -4,7 +4,9 @@ use std::net::TcpListener;
 
 use serde_json::json;
 
-use crate::support::{ADMIN, Connect, Device, Gateway, PASSWORD, Peer, Setup, free_port, program};
+use crate::support::{
+    ADMIN, Connect, Device, Gateway, PASSWORD, Peer, Process, Setup, free_port, program,
+};
 
 fn audit_is_whole(gateway: &Gateway) {
     let output = gateway.cli(&["audit", "verify"]);
@@ -124,6 +126,59 @@ fn what_happened_stands_in_the_audit_log() {
     }
     assert!(log.contains(&device.id));
     audit_is_whole(&gateway);
+}
+
+#[test]
+fn the_audit_log_is_read_with_and_without_a_gateway() {
+    let mut gateway = Gateway::start();
+    let device = Device::new();
+    Peer::admitted(&gateway, &Connect::cli(), &device).0.leave();
+    let text = |output: std::process::Output| {
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // Following while it is written to.
+    let env = [("OPENCLAW_GATEWAY_PASSWORD".to_owned(), PASSWORD.to_owned())];
+    let mut command = program(gateway.home(), &env);
+    let mut follower = Process::spawn(command.args(["audit", "tail", "-f", "-n", "1"]));
+    follower.line("session.");
+    let mut operator = Peer::operator(&gateway);
+    let removed = json!({"deviceId": device.id});
+    operator.call("device.pair.remove", &removed).unwrap();
+    follower.line("device.removed");
+    drop(follower);
+    gateway.kill();
+    let shown = text(gateway.cli(&[
+        "audit",
+        "show",
+        "--kind",
+        "token",
+        "--node",
+        &device.id[..8],
+    ]));
+    assert_eq!(shown.lines().count(), 1, "{shown}");
+    assert!(shown.contains("\"kind\":\"token.changed\""), "{shown}");
+    assert_eq!(text(gateway.cli(&["audit", "show", "--kind", "tok"])), "");
+    let hour = text(gateway.cli(&["audit", "show", "--since", "1h", "--json"]));
+    let all = gateway.audit();
+    assert_eq!(hour, all);
+    let to = gateway.home().join("exported");
+    text(gateway.cli(&["audit", "export", "-o", to.to_str().unwrap()]));
+    assert_eq!(std::fs::read_to_string(&to).unwrap(), all);
+    // Never over what is there already.
+    let again = gateway.cli(&["audit", "export", "-o", to.to_str().unwrap()]);
+    assert!(!again.status.success());
+    // A line that a kill left unfinished is no tampering.
+    let path = gateway.state_dir().join("audit/audit-00000001.jsonl");
+    std::fs::write(&path, format!("{all}{{\"seq\":")).unwrap();
+    let said = text(gateway.cli(&["audit", "verify"]));
+    assert!(said.contains("unfinished line"), "{said}");
+    gateway.restart();
+    let said = text(gateway.cli(&["audit", "verify"]));
+    assert!(
+        said.contains("1 records were cut short by a crash"),
+        "{said}"
+    );
 }
 
 #[test]

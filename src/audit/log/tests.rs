@@ -154,10 +154,21 @@ fn a_torn_line_is_put_aside_and_noted() {
     let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
     file.write_all(b"{\"seq\":5,\"ts\":17").unwrap();
     drop(file);
+    let verified = verify(&dir).unwrap();
+    assert!(verified.torn_end);
+    assert_eq!(verified.records, 4);
+    // The same look is tampering if the line was whole once: its record is known.
+    let whole = fs::read(&path).unwrap();
+    let cut = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    cut.set_len(whole.len() as u64 - 30).unwrap();
     assert!(matches!(
         verify(&dir),
-        Err(Broken::TornEnd { file: 1, line: 5 })
+        Err(Broken::Shortened {
+            known_seq: 4,
+            found_seq: 3
+        })
     ));
+    fs::write(&path, &whole).unwrap();
     filled(&dir, 1);
     let verified = verify(&dir).unwrap();
     assert_eq!((verified.torn, verified.shortened), (1, 0));
@@ -169,6 +180,28 @@ fn a_torn_line_is_put_aside_and_noted() {
         .collect();
     assert_eq!(kept.len(), 1);
     assert_eq!(fs::read(kept[0].path()).unwrap(), b"{\"seq\":5,\"ts\":17");
+}
+
+#[test]
+fn a_reader_goes_on_where_it_stopped_and_into_the_next_file() {
+    let (_guard, dir) = temporary();
+    let log = AuditLog::open(&dir, small()).unwrap();
+    let mut reader = crate::audit::Reader::new(&dir);
+    let mut found = Vec::new();
+    for round in 0..40 {
+        let receipt = log.append(&event("r"), Durability::Grouped).unwrap();
+        let before = found.len();
+        reader.read(&mut |record| found.push(record.seq)).unwrap();
+        assert!(found.len() > before, "round {round}");
+        assert_eq!(found.last(), Some(&receipt.seq()));
+    }
+    assert!(
+        found
+            .iter()
+            .zip(1..)
+            .all(|(seq, expected)| *seq == expected)
+    );
+    assert!(file_numbers(&dir).unwrap().len() > 1);
 }
 
 #[test]
