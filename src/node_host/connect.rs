@@ -24,6 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::retry::{self, Next, Used};
 use crate::auth::scope::Role;
 use crate::base::ids::{self, hex_lower};
+use crate::base::limits::INVOKE_TIMEOUT_MS_MAX;
 use crate::client::{
     CallError, Client, ConnectError, ConnectOptions, Ended, Endpoint, Event, Events, Identity, Sent,
 };
@@ -405,10 +406,22 @@ impl NodeHost {
         }
         self.seen.push_back(request.id.clone());
         let work = Arc::clone(&self.commands).invoke(request.command, request.params_json);
+        // The Gateway's deadline is ours too: it cannot tell us to stop while the connection is away.
+        let time = Duration::from_millis(
+            request
+                .timeout_ms
+                .map_or(INVOKE_TIMEOUT_MS_MAX, |ms| ms.min(INVOKE_TIMEOUT_MS_MAX)),
+        );
         let finished = self.finished.clone();
         let (id, node_id) = (request.id.clone(), request.node_id);
         let task = tokio::spawn(async move {
-            let outcome = work.await;
+            // Dropped with its time over, the command ends.
+            let outcome = tokio::time::timeout(time, work).await.unwrap_or_else(|_| {
+                Err(NodeError {
+                    code: Some("TIMEOUT".to_owned()),
+                    message: Some("the invocation's time is over".to_owned()),
+                })
+            });
             // The receiver is gone only when the whole node host is.
             let _ = finished.send(result(id, node_id, outcome));
         });

@@ -309,3 +309,15 @@ async fn a_wrong_secret_ends_the_node_host() {
         );
     }
 }
+
+#[tokio::test]
+async fn the_callers_deadline_ends_a_command_though_no_cancel_arrives() {
+    let bench = Bench::start(None, Some("shared")).await;
+    let (mut session, _) = bench.server.admit(TICK_MS).await;
+    let mut request = bench.request("i1", "hold");
+    request["timeoutMs"] = json!(20);
+    session.event("node.invoke.request", &request).await;
+    bench.commands.dropped.notified().await;
+    let (result, _) = next_result(&mut session).await;
+    assert_eq!(result["error"]["code"], "TIMEOUT");
+}
