@@ -179,6 +179,14 @@ pub const NODE_CAPS_MAX: usize = 64;
 pub const NODE_COMMANDS_MAX: usize = 256;
 /// The payload of an event that a node reports by itself, in bytes.
 pub const NODE_EVENT_BYTES_MAX: usize = 256 * KIB;
+/// Events and pieces of progress that one session of a node may report within `NODE_EVENTS_WINDOW`. The official node
+/// reports two for each command.
+pub const NODE_EVENTS_MAX: u32 = 1200;
+/// The same in bytes.
+pub const NODE_EVENTS_BYTES_MAX: usize = 16 * MIB;
+pub const NODE_EVENTS_WINDOW: Duration = Duration::from_secs(60);
+/// One piece of progress, in bytes, as the reference has it.
+pub const NODE_PROGRESS_BYTES_MAX: usize = 16 * KIB;
 
 // Execution.
 

@@ -78,5 +78,11 @@ pub fn error_of(refused: &Refused) -> ErrorShape {
         refused.dispatched().as_str().into(),
     );
     details.insert("category".to_owned(), refused.category().as_str().into());
-    ErrorShape::new(refused.code(), refused.public()).with_details(Value::Object(details))
+    let error =
+        ErrorShape::new(refused.code(), refused.public()).with_details(Value::Object(details));
+    match refused {
+        // Nothing was sent, and it passes by itself.
+        Refused::AuditUnavailable | Refused::Busy { .. } => error.with_retryable(true),
+        _ => error,
+    }
 }

@@ -1,12 +1,13 @@
 //! The authenticated connections and what each may hear.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use serde::Serialize;
 
 use super::{Caller, Outbox};
 use crate::auth::scope::{Role, Scope};
-use crate::base::{ConnId, DeviceId};
+use crate::base::{ConnId, DeviceId, limits};
 use crate::rpc::encode;
 use crate::rpc::types::presence::StateVersion;
 
@@ -25,8 +26,41 @@ pub enum Audience {
 pub(super) struct Connection {
     pub(super) caller: Caller,
     pub(super) outbox: Outbox,
+    /// What a node has reported by itself within the present window.
+    reported: Reported,
     /// The number of the last broadcast that this connection was sent; clients notice a gap.
     seq: u64,
+}
+
+/// Events and bytes since a window began.
+#[derive(Default)]
+struct Reported {
+    since: Option<Instant>,
+    events: u32,
+    bytes: usize,
+}
+
+impl Reported {
+    fn count(&mut self, bytes: usize, now: Instant) -> bool {
+        let is_over = |since| now.saturating_duration_since(since) >= limits::NODE_EVENTS_WINDOW;
+        if self.since.is_none_or(is_over) {
+            *self = Self {
+                since: Some(now),
+                ..Self::default()
+            };
+        }
+        self.events = self.events.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+        let fits =
+            self.events <= limits::NODE_EVENTS_MAX && self.bytes <= limits::NODE_EVENTS_BYTES_MAX;
+        if !fits && self.events % limits::NODE_EVENTS_MAX == 1 {
+            tracing::warn!(
+                events = self.events,
+                "a node reports too much; some is dropped"
+            );
+        }
+        fits
+    }
 }
 
 #[derive(Default)]
@@ -39,6 +73,7 @@ impl Connections {
         let connection = Connection {
             caller: caller.clone(),
             outbox: caller.outbox.clone(),
+            reported: Reported::default(),
             seq: 0,
         };
         self.by_id.insert(caller.conn.clone(), connection);
@@ -50,6 +85,13 @@ impl Connections {
 
     pub(super) fn outbox(&self, id: &ConnId) -> Option<&Outbox> {
         self.by_id.get(id).map(|connection| &connection.outbox)
+    }
+
+    /// Counts what a node reports by itself; false if its session has reported too much of late (N11).
+    pub(super) fn may_report(&mut self, id: &ConnId, bytes: usize, now: Instant) -> bool {
+        self.by_id
+            .get_mut(id)
+            .is_some_and(|connection| connection.reported.count(bytes, now))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -108,5 +150,25 @@ fn hears(caller: &Caller, audience: Audience) -> bool {
         Audience::ToolFollowers => {
             caller.tool_events && hears(caller, Audience::Operators(Scope::Read))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n11_what_a_node_reports_is_bounded_in_number_and_size() {
+        let start = Instant::now();
+        let mut reported = Reported::default();
+        for _ in 0..limits::NODE_EVENTS_MAX {
+            assert!(reported.count(1, start));
+        }
+        assert!(!reported.count(1, start));
+        let later = start + limits::NODE_EVENTS_WINDOW;
+        assert!(reported.count(limits::NODE_EVENTS_BYTES_MAX, later));
+        assert!(!reported.count(1, later));
+        // A clock cannot go back, but a later window may be compared with an older moment.
+        assert!(!reported.count(1, start));
     }
 }

@@ -121,7 +121,10 @@ impl Invoked {
 pub(super) type Answer = Result<NodeResult, Refused>;
 
 /// Whoever waits for a node's answer.
-pub(super) type Waiter = oneshot::Sender<Answer>;
+pub(super) struct Waiter {
+    pub(super) tell: oneshot::Sender<Answer>,
+    asked_at: Instant,
+}
 
 /// What became of a node's result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -145,6 +148,11 @@ impl Drop for CancelOnDrop<'_> {
             self.hub.abandon(&mut self.hub.lock(), self.id);
         }
     }
+}
+
+/// Whether the node said this itself: then it was recorded when it did.
+pub(super) fn is_nodes(answer: &Answer) -> bool {
+    matches!(answer, Ok(_) | Err(Refused::Node { .. }))
 }
 
 impl Hub {
@@ -194,7 +202,9 @@ impl Hub {
         cancel.armed = false;
         drop(cancel);
         let timing = Timing::since(asked_at, Some(sent_at));
-        self.record_result(&id, &invoke.node, &result, timing, false);
+        if !is_nodes(&result) {
+            self.record_result(&id, &invoke.node, &result, timing.total, false);
+        }
         Invoked {
             id,
             result,
@@ -255,14 +265,14 @@ impl Hub {
             idempotency_key: Some(invoke.idempotency_key.clone()),
         };
         let frame = encode::event("node.invoke.request", &request, None, None);
-        let (waiter, answer) = oneshot::channel();
+        let (tell, answer) = oneshot::channel();
         inner.invokes.begin(Pending {
             id: id.to_owned(),
             node: invoke.node.clone(),
             conn,
             command: invoke.command.clone(),
             keyed,
-            waiter,
+            waiter: Waiter { tell, asked_at },
         });
         inner.registry.hit(&invoke.node, &invoke.command);
         outbox.send_recorded(frame, &receipt);
@@ -319,7 +329,7 @@ impl Hub {
     pub fn interrupt(&self) {
         for pending in self.lock().invokes.interrupt() {
             // A caller that gave up in this very moment has its own record of it.
-            let _ = pending.waiter.send(Err(Refused::Interrupted));
+            let _ = pending.waiter.tell.send(Err(Refused::Interrupted));
         }
     }
 
@@ -342,14 +352,20 @@ impl Hub {
         let settled = self.lock().invokes.settle(id, claimed, node, &sender.conn);
         match settled {
             Settled::Done(pending) => {
+                // On record before the node is told that it arrived, which then forgets it.
+                let total = pending.waiter.asked_at.elapsed();
+                self.record_result(id, node, &answer, total, false);
+                if let Some(keyed) = &pending.keyed {
+                    self.keep(keyed, id, &answer, false);
+                }
                 // A caller that gave up in this very moment has its own record of it.
-                let _ = pending.waiter.send(answer);
+                let _ = pending.waiter.tell.send(answer);
                 ResultTaken::Accepted
             }
             Settled::NodeMismatch => ResultTaken::NodeMismatch,
             Settled::Ignored => ResultTaken::Ignored,
             Settled::Late(ended) => {
-                self.record_result(id, node, &answer, Timing::default(), true);
+                self.record_result(id, node, &answer, Duration::ZERO, true);
                 if let Some(keyed) = &ended.keyed {
                     self.keep(keyed, id, &answer, true);
                 }
@@ -394,7 +410,7 @@ impl Hub {
         id: &str,
         node: &DeviceId,
         result: &Answer,
-        timing: Timing,
+        total: Duration,
         late: bool,
     ) {
         let refused = result.as_ref().err();
@@ -409,7 +425,7 @@ impl Hub {
             dispatched,
             ok: refused.is_none(),
             category: refused.map(|refused| refused.category().as_str()),
-            total_ms: u64::try_from(timing.total.as_millis()).unwrap_or(u64::MAX),
+            total_ms: u64::try_from(total.as_millis()).unwrap_or(u64::MAX),
             late,
         };
         self.record_after_the_fact(&event);

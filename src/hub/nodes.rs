@@ -1,5 +1,7 @@
 //! Nodes as operators see them, and the approval of what they offer.
 
+use std::time::Instant;
+
 use super::devices::shown_path;
 use super::{Audience, Caller, Denied, Hub, Inner};
 use crate::audit;
@@ -165,6 +167,12 @@ impl Hub {
     /// A node says that it is still there, and why it is awake.
     pub fn node_alive(&self, node: &DeviceId, reason: &'static str) {
         self.lock().pairing.seen(node, reason, machine::now_ms());
+    }
+
+    /// Whether a node may report something by itself now (N11).
+    pub fn may_report(&self, sender: &Caller, bytes: usize) -> bool {
+        let now = Instant::now();
+        self.lock().connections.may_report(&sender.conn, bytes, now)
     }
 
     /// A node measured itself.

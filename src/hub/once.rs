@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use super::invoke::Answer;
+use super::invoke::{Answer, is_nodes};
 use super::{Caller, Hub, Invoke, Invoked, NodeResult};
 use crate::audit::{self, Digest};
 use crate::base::{ConnId, DeviceId, ids::uuid_v4, limits};
@@ -176,7 +176,9 @@ impl Hub {
                     Ok(invoke) => self.run(id, invoke, Some(keyed.clone()), asked_at).await,
                     Err(refused) => Invoked::unsent(id, Err(refused), false, asked_at),
                 };
-                self.keep(&keyed, &invoked.id, &invoked.result, false);
+                if !is_nodes(&invoked.result) {
+                    self.keep(&keyed, &invoked.id, &invoked.result, false);
+                }
                 invoked
             }
             Ok(Begun::Known(record)) => {
@@ -252,7 +254,10 @@ impl Hub {
                 invoke: id,
                 by: caller.actor.clone(),
             });
-            let _ = pending.waiter.send(Err(Refused::Cancelled { sent: true }));
+            let _ = pending
+                .waiter
+                .tell
+                .send(Err(Refused::Cancelled { sent: true }));
         }
     }
 }

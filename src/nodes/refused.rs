@@ -344,7 +344,7 @@ impl Refusal for Refused {
             Self::AllowlistMiss => "approval required: the node's allowlist does not hold this command".into(),
             Self::PairingChanged => "node pairing changed while invocation was active".into(),
             Self::Busy { limit } => format!("too many invocations under way ({limit})").into(),
-            Self::AuditUnavailable => "the audit log cannot be written, so nothing is dispatched".into(),
+            Self::AuditUnavailable => "nothing can be recorded now, so nothing is dispatched".into(),
             Self::DuplicateKey => "idempotencyKey was already used with other parameters".into(),
             Self::BadParams => "invalid params for this command".into(),
             Self::Disconnected { .. }
@@ -405,7 +405,7 @@ impl Refusal for Refused {
             Self::Cancelled { .. } => "send the request again if it is still wanted".into(),
             Self::Node { .. } => "see the node's own message".into(),
             Self::OversizedResult { limit, .. } => format!("keep the result below {limit} bytes").into(),
-            Self::AuditUnavailable => "free space for the audit log in the state directory".into(),
+            Self::AuditUnavailable => "free space on the disk of the state directory; dispatch goes on by itself".into(),
             Self::DuplicateKey => "use a new idempotencyKey".into(),
             Self::BadParams => "send an object with the fields that the command takes".into(),
         }

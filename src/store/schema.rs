@@ -84,6 +84,7 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreE
              PRAGMA cell_size_check = ON;
              PRAGMA secure_delete = FAST;
              PRAGMA cache_size = -512;
+             PRAGMA wal_autocheckpoint = 4096;
              PRAGMA journal_size_limit = 4194304;",
         )
         .map_err(sqlite)?;

@@ -363,6 +363,13 @@ fn n12_a_key_is_sent_once_and_its_outcome_kept() {
         panic!("the key is known")
     };
     assert_eq!((&known.invoke, &known.finished), (&first, &None));
+    // A clock that was set back does not free a key; only a day does.
+    for now_ms in [0, 999, 1000 + invokes::KEPT_MS] {
+        assert!(matches!(
+            begin(&store, &invoke("k", now_ms)),
+            Begun::Known(_)
+        ));
+    }
     // The process ends here: nobody knows what happened.
     drop(store);
     let store = Store::open(&dir).unwrap();

@@ -10,6 +10,7 @@
 
 mod approvals;
 mod explain;
+mod faults;
 mod handshake;
 mod http;
 mod limits;

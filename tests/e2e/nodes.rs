@@ -74,7 +74,7 @@ impl Node {
         self.ask_within(operator, command, params, 30_000)
     }
 
-    fn ask_within(
+    pub(crate) fn ask_within(
         &self,
         operator: &mut Peer,
         command: &str,
@@ -553,6 +553,41 @@ fn a_node_that_leaves_takes_its_invokes_along_and_nobody_knows_how_far_they_came
     let error = operator.answer(&id).unwrap_err();
     assert_eq!(error.message(), "node not connected");
     assert_eq!(error.0["details"]["dispatched"], "no");
+}
+
+#[test]
+fn n11_events_of_nodes_are_bounded_and_speak_for_no_other_agent() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let event =
+        |payload: &Value| json!({"event": "exec.finished", "payloadJSON": payload.to_string()});
+    let ours = event(&json!({"sessionKey": "agent:main:main", "runId": "r"}));
+    node.peer.call("node.event", &ours).unwrap();
+    for payload in [
+        json!({"sessionKey": "agent:other:main"}),
+        json!({"output": "x".repeat(256 * 1024)}),
+    ] {
+        let error = node.peer.call("node.event", &event(&payload)).unwrap_err();
+        assert_eq!(error.code(), "INVALID_REQUEST");
+    }
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    let request = node.taken();
+    let progress = |chunk: String| json!({"invokeId": request["id"], "nodeId": node.id(), "seq": 0, "chunk": chunk});
+    let (small, large) = (progress("x".to_owned()), progress("\u{e9}".repeat(8193)));
+    node.peer.call("node.invoke.progress", &small).unwrap();
+    let error = node.peer.call("node.invoke.progress", &large).unwrap_err();
+    assert_eq!(error.message(), "progress chunk too large");
+    let mut other = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let error = other.peer.call("node.invoke.progress", &small).unwrap_err();
+    assert_eq!(error.message(), "nodeId mismatch");
+    // A flood is dropped, and the node goes on serving.
+    let refused = (0..1300)
+        .filter(|_| node.peer.call("node.event", &ours).is_err())
+        .count();
+    assert!((100..=110).contains(&refused), "{refused}");
+    node.report(&request, "{}");
+    operator.answer(&id).unwrap();
 }
 
 #[test]

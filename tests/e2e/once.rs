@@ -143,6 +143,10 @@ fn n12_what_was_not_sent_leaves_its_key_free() {
     let mut node = Node::approved(&gateway, &mut operator, &WHICH);
     let params = json!({});
     std::mem::replace(&mut node.peer, Peer::operator(&gateway)).leave();
+    let described = json!({"nodeId": node.id()});
+    while operator.call("node.describe", &described).unwrap()["connected"] == true {
+        std::thread::yield_now();
+    }
     let id = node.ask_once(&mut operator, "k", &params);
     let error = operator.answer(&id).unwrap_err();
     assert_eq!(error.message(), "node not connected");

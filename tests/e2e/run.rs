@@ -17,7 +17,7 @@ use crate::support::{
 /// A Gateway and one approved node host.
 pub(crate) struct Lab {
     pub(crate) gateway: Gateway,
-    node: NodeHost,
+    pub(crate) node: NodeHost,
 }
 
 impl Lab {
@@ -35,7 +35,11 @@ impl Lab {
             fs::create_dir(home.path().join("state")).unwrap();
             fs::write(home.path().join("state/openclaw.json"), config).unwrap();
         }
-        let node = NodeHost::start(home, &gateway, Some(PASSWORD));
+        let node = NodeHost::start(home, gateway.port(), Some(PASSWORD));
+        Self::approved(gateway, node)
+    }
+
+    pub(crate) fn approved(gateway: Gateway, node: NodeHost) -> Self {
         let pending = gateway.cli_json(&["nodes", "pending"]);
         let request = pending["pending"][0]["requestId"].as_str().unwrap();
         let approved = gateway.cli(&["nodes", "approve", request]);
@@ -62,14 +66,14 @@ impl Lab {
 }
 
 /// `portcullis node run` in a home of its own.
-struct NodeHost {
-    home: TempDir,
-    process: Process,
+pub(crate) struct NodeHost {
+    pub(crate) home: TempDir,
+    pub(crate) process: Process,
 }
 
 impl NodeHost {
     /// Returns once it is connected.
-    fn start(home: TempDir, gateway: &Gateway, password: Option<&str>) -> Self {
+    pub(crate) fn start(home: TempDir, port: u16, password: Option<&str>) -> Self {
         let mut command = program(home.path(), &[]);
         command.args([
             "node",
@@ -79,7 +83,7 @@ impl NodeHost {
             "--display-name",
             "lab",
         ]);
-        command.args(["--port", &gateway.port().to_string()]);
+        command.args(["--port", &port.to_string()]);
         command.envs(password.map(|it| ("OPENCLAW_GATEWAY_PASSWORD", it)));
         let mut process = Process::spawn(&mut command);
         process.line("connected to");
@@ -90,18 +94,18 @@ impl NodeHost {
     fn start_again_without_password(self, gateway: &Gateway) -> Self {
         let Self { home, process } = self;
         drop(process);
-        Self::start(home, gateway, None)
+        Self::start(home, gateway.port(), None)
     }
 }
 
 /// A named pipe that a command and all of its children hold open, so that its end shows theirs.
-struct Leash {
+pub(crate) struct Leash {
     path: PathBuf,
     held: Receiver<()>,
 }
 
 impl Leash {
-    fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         make_pipe(&path);
         let (tell, held) = channel();
         let pipe = path.clone();
@@ -117,15 +121,15 @@ impl Leash {
     }
 
     /// The beginning of a command: takes the leash and says so.
-    fn take(&self) -> String {
+    pub(crate) fn take(&self) -> String {
         format!("exec 3>{}; printf x >&3", self.path.display())
     }
 
-    fn wait_until_held(&self) {
+    pub(crate) fn wait_until_held(&self) {
         self.held.recv_timeout(PATIENCE).expect("nobody took it");
     }
 
-    fn wait_until_free(&self) {
+    pub(crate) fn wait_until_free(&self) {
         self.held.recv_timeout(PATIENCE).expect("somebody holds it");
     }
 }

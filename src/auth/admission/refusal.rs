@@ -352,7 +352,7 @@ impl Refusal for AdmissionRefusal {
             Self::ProxyUser(_) => "unauthorized: proxy identity not accepted",
             Self::NotLocal => "unauthorized: this gateway serves its own host only",
             Self::PairingRequired(it) => return format!("pairing required: {}", it.reason.requirement()).into(),
-            Self::PairingQueueFull => "too many pairing requests are waiting; decide some of them first",
+            Self::PairingQueueFull => "a pairing cannot be recorded now; try again later",
             Self::ReloadRequired { .. } => {
                 "protocol mismatch: Control UI updated; reload this page to continue"
             }
@@ -415,7 +415,7 @@ impl Refusal for AdmissionRefusal {
             Self::PairingRequired(it) => {
                 format!("portcullis devices approve {} (portcullis devices list shows what it asks for)", it.request_id).into()
             }
-            Self::PairingQueueFull => "portcullis devices list, then approve or reject what waits".into(),
+            Self::PairingQueueFull => "free space on the disk of the state directory, and look at what waits: portcullis devices list".into(),
             Self::ReloadRequired { .. } => "reload the page".into(),
         }
     }

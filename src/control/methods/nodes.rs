@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::super::answer::{denied, error_of, frame, refused};
 use super::super::{Answer, Control};
 use super::params;
+use crate::agent::SessionKey;
 use crate::audit::Digest;
 use crate::base::{DeviceId, limits};
 use crate::hub::{Caller, Invoke, NodeResult, ResultTaken, once};
@@ -289,6 +290,10 @@ pub(super) fn progress(
     request: &Request<'_>,
 ) -> Result<NodeInvokeResultAck, ErrorShape> {
     let given: NodeInvokeProgressParams = params(Method::NodeInvokeProgress, request)?;
+    if given.chunk.len() > limits::NODE_PROGRESS_BYTES_MAX {
+        return Err(ErrorShape::invalid_request("progress chunk too large"));
+    }
+    may_report(control, caller, given.chunk.len())?;
     match control.hub.node_progress(caller, &given) {
         ResultTaken::Accepted => Ok(NodeInvokeResultAck {
             ok: true,
@@ -319,6 +324,7 @@ pub(super) fn event(
             limits::NODE_EVENT_BYTES_MAX
         )));
     }
+    may_report(control, caller, text.map_or(0, str::len))?;
     let answer = |handled: bool, reason: &'static str| NodeEventResult {
         ok: true,
         event: Some(bounded(&given.event, 128)),
@@ -347,7 +353,13 @@ pub(super) fn event(
         }
         // The node waits for this answer before it sends its result. The schema wants more than the bare `ok` that the
         // reference answers.
-        "exec.started" | "exec.finished" | "exec.denied" => {}
+        "exec.started" | "exec.finished" | "exec.denied" => {
+            if text.is_some_and(claims_another_agent) {
+                return Err(ErrorShape::invalid_request(
+                    "the event names a session of another agent",
+                ));
+            }
+        }
         _ => return Ok(answer(false, "not served")),
     }
     Ok(answer(true, "updated"))
@@ -356,6 +368,27 @@ pub(super) fn event(
 fn payload_of<T: DeserializeOwned>(event: &str, text: Option<&str>) -> Result<T, ErrorShape> {
     text.and_then(|text| serde_json::from_str(text).ok())
         .ok_or_else(|| ErrorShape::invalid_request(format!("invalid {}", bounded(event, 128))))
+}
+
+/// What a node reports by itself is bounded in number and size; more is dropped.
+fn may_report(control: &Control, caller: &Caller, bytes: usize) -> Result<(), ErrorShape> {
+    if control.hub.may_report(caller, bytes) {
+        return Ok(());
+    }
+    Err(ErrorShape::unavailable("too many node events").with_retryable(true))
+}
+
+/// Nothing is done to the session that such an event names; still no node may name one that is not ours.
+fn claims_another_agent(text: &str) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Claim {
+        session_key: Option<String>,
+    }
+    serde_json::from_str::<Claim>(text)
+        .ok()
+        .and_then(|claim| claim.session_key)
+        .is_some_and(|key| SessionKey::parse(&key).is_err())
 }
 
 /// We keep no queue for sleeping nodes, so there is never anything to pull.

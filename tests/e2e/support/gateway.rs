@@ -30,6 +30,7 @@ pub(crate) struct Setup {
     config: Option<String>,
     env: Vec<(String, String)>,
     files: Vec<(String, String)>,
+    wrapper: Vec<String>,
 }
 
 impl Setup {
@@ -51,6 +52,12 @@ impl Setup {
         self
     }
 
+    /// A program that executes the Gateway as its last arguments say.
+    pub(crate) fn wrapper(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     pub(crate) fn start(self) -> Gateway {
         let home = TempDir::new().unwrap();
         fs::create_dir(home.path().join("state")).unwrap();
@@ -62,12 +69,13 @@ impl Setup {
         }
         for _ in 0..PORT_ATTEMPTS {
             let port = free_port();
-            match Running::start(home.path(), port, &self.env) {
+            match Running::start(home.path(), port, &self.env, &self.wrapper) {
                 Ok(running) => {
                     return Gateway {
                         home,
                         port,
                         env: self.env,
+                        wrapper: self.wrapper,
                         running: Some(running),
                     };
                 }
@@ -111,6 +119,7 @@ pub(crate) struct Gateway {
     home: TempDir,
     port: u16,
     env: Vec<(String, String)>,
+    wrapper: Vec<String>,
     running: Option<Running>,
 }
 
@@ -169,12 +178,13 @@ impl Gateway {
     /// Starts it again on the same state and the same port.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.running = Some(Running::start(self.home.path(), self.port, &self.env).unwrap());
+        self.running =
+            Some(Running::start(self.home.path(), self.port, &self.env, &self.wrapper).unwrap());
     }
 
     /// Starts a second Gateway on this state, which is expected to end by itself.
     pub(crate) fn second(&self, port: u16) -> Ended {
-        match Running::start(self.home.path(), port, &self.env) {
+        match Running::start(self.home.path(), port, &self.env, &self.wrapper) {
             Ok(_) => panic!("a second gateway runs on the same state"),
             Err(ended) => ended,
         }
@@ -226,8 +236,15 @@ pub(super) fn dial(port: u16) -> TcpStream {
 
 /// The program with nothing of this process's environment.
 pub(crate) fn program(home: &Path, env: &[(String, String)]) -> Command {
-    let mut command = Command::new(PROGRAM);
+    wrapped(&[], home, env)
+}
+
+fn wrapped(wrapper: &[String], home: &Path, env: &[(String, String)]) -> Command {
+    let program = PROGRAM.to_owned();
+    let mut words = wrapper.iter().chain([&program]);
+    let mut command = Command::new(words.next().unwrap());
     command
+        .args(words)
         .env_clear()
         .env("HOME", home)
         .env("PATH", "/usr/bin:/bin")
@@ -246,8 +263,13 @@ struct Running {
 
 impl Running {
     /// Returns when `/readyz` says so, or with how the program ended instead.
-    fn start(home: &Path, port: u16, env: &[(String, String)]) -> Result<Self, Ended> {
-        let mut command = program(home, env);
+    fn start(
+        home: &Path,
+        port: u16,
+        env: &[(String, String)],
+        wrapper: &[String],
+    ) -> Result<Self, Ended> {
+        let mut command = wrapped(wrapper, home, env);
         if !env
             .iter()
             .any(|(name, _)| name.starts_with("OPENCLAW_GATEWAY_"))
