@@ -325,6 +325,56 @@ def on_the_main_listener(work):
         gateway.stop()
 
 
+def on_a_listener_of_its_own(work):
+    """`gateway.proxy`: over TCP with trustedProxies, and over a Unix socket, where the peer is the proxy."""
+    for kind in PROXIES:
+        for over in ("TCP", "a Unix socket"):
+            home = work / f"{kind}-own-{over[:3].strip()}"
+            home.mkdir()
+            if over == "TCP":
+                port = free_port("127.0.0.1")
+                own, upstream = {"port": port}, f"127.0.0.1:{port}"
+            else:
+                own, upstream = {"socket": str(home / "gw.sock")}, f"unix:{home}/gw.sock"
+            gateway = Gateway(home / "gateway", settings(proxy=own))
+            front = Front(kind, home / "proxy", upstream, False)
+            try:
+                overwriting(f"{kind}, own listener over {over}", front, gateway)
+            finally:
+                front.stop()
+                gateway.stop()
+
+
+def vouching(work):
+    """Mode trusted-proxy: nginx names the user; what its client says of itself does not count."""
+    user = 'proxy_set_header X-Forwarded-User {}; proxy_set_header X-Forwarded-Proto $scheme;'
+    trusted = {"userHeader": "X-Forwarded-User", "requiredHeaders": ["X-Forwarded-Proto"], "allowUsers": ["alice"], "allowLoopback": True}
+    gateway = Gateway(work / "vouching", settings(auth={"mode": "trusted-proxy", "trustedProxy": trusted}))
+    parts = {
+        "alice": ("alice", None),
+        "bob": ("bob", "trusted_proxy_user_not_allowed"),
+        "nobody": ('""', "trusted_proxy_user_missing"),
+    }
+    try:
+        for who, (value, reason) in parts.items():
+            front = Front("nginx", work / f"nginx-{who}", f"127.0.0.1:{gateway.port}", False, user.format(value))
+            try:
+                before, since = len(gateway.audited()), len(gateway.said())
+                answer = front.call(None, {"X-Forwarded-User": "alice"})[0]
+                if reason is None:
+                    record = json.dumps(gateway.audited()[before:])
+                    check(f"trusted-proxy: {who} is admitted by the proxy's word (P6)", answer["ok"], answer.get("error"))
+                    check(f"trusted-proxy: {who} stands in the record", '"user": "alice"' in record, record)
+                else:
+                    check(f"trusted-proxy: {who} is refused, whatever the client says (P6)", not answer["ok"], answer)
+                    told = reason in json.dumps(answer) or reason in gateway.said(since)
+                    check(f"trusted-proxy: the reason is {reason}", told, answer)
+            finally:
+                front.stop()
+    finally:
+        gateway.stop()
+
+
 def untrusted(work):
     gateway = Gateway(work / "untrusted", settings(trustedProxies=[]))
     front = Front("nginx", work / "nginx-untrusted", f"127.0.0.1:{gateway.port}", False)
@@ -341,7 +391,7 @@ def untrusted(work):
 def main():
     work = pathlib.Path(tempfile.mkdtemp(prefix="portcullis-proxies-"))
     try:
-        for part in (on_the_main_listener, untrusted):
+        for part in (on_the_main_listener, on_a_listener_of_its_own, vouching, untrusted):
             part(work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
