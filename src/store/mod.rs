@@ -9,7 +9,6 @@
 //! for the disk and survives the loss of power (`DECISIONS.md` 20).
 
 pub mod chat;
-pub mod grants;
 pub mod invokes;
 pub mod lock;
 pub mod pairing;
@@ -29,7 +28,6 @@ use crate::audit::Receipt;
 use crate::machine::files::{self, FileError};
 
 pub use chat::{Appended, ChatMessage, ChatSession, NewMessage};
-pub use grants::Grant;
 pub use invokes::{Begun, InvokeName, InvokeRecord, NewInvoke, Outcome};
 pub use lock::StateLock;
 pub use pairing::Kind;

@@ -19,16 +19,6 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (kind, id)
     ) STRICT, WITHOUT ROWID;
 
-    CREATE TABLE grants (
-        id TEXT NOT NULL PRIMARY KEY,
-        sha256 BLOB NOT NULL UNIQUE CHECK (length(sha256) = 32),
-        purpose TEXT NOT NULL,
-        created_at_ms INTEGER NOT NULL,
-        expires_at_ms INTEGER NOT NULL,
-        used_at_ms INTEGER,
-        used_by TEXT
-    ) STRICT, WITHOUT ROWID;
-
     CREATE TABLE chat_sessions (
         key TEXT NOT NULL PRIMARY KEY,
         session_id TEXT NOT NULL,

@@ -231,55 +231,6 @@ fn no_token_stands_in_the_file() {
 }
 
 #[test]
-fn a_grant_is_used_once_and_in_time() {
-    let (_guard, dir) = temporary();
-    let store = Store::open(&dir).unwrap();
-    let receipt = receipt(&dir);
-    let grant = |id: &str, byte, expires_at_ms| Grant {
-        id: id.to_owned(),
-        sha256: [byte; 32],
-        purpose: "browser-operator".to_owned(),
-        created_at_ms: 10,
-        expires_at_ms,
-        used_at_ms: None,
-        used_by: None,
-    };
-    let use_it = |id: &str, now| {
-        store
-            .change(&receipt, |changes| changes.use_grant(id, now, "device"))
-            .unwrap()
-    };
-    store
-        .change(&receipt, |changes| {
-            changes.add_grant(&grant("a", 1, 100))?;
-            changes.add_grant(&grant("b", 2, 100))
-        })
-        .unwrap();
-    assert!(!use_it("unknown", 50));
-    assert!(use_it("a", 50));
-    assert!(!use_it("a", 51));
-    assert!(!use_it("b", 100));
-    let used = store.grant(&[1; 32]).unwrap().unwrap();
-    assert_eq!(
-        (used.used_at_ms, used.used_by.as_deref()),
-        (Some(50), Some("device"))
-    );
-    assert!(store.grant(&[7; 32]).unwrap().is_none());
-    let later = Grant {
-        created_at_ms: 200,
-        ..grant("c", 3, 300)
-    };
-    store
-        .change(&receipt, |changes| changes.add_grant(&later))
-        .unwrap();
-    assert_eq!(store.load_grants().unwrap().len(), 1);
-    store
-        .change(&receipt, |changes| changes.delete_grant("c"))
-        .unwrap();
-    assert!(store.load_grants().unwrap().is_empty());
-}
-
-#[test]
 fn transcripts_keep_order_and_take_a_key_once() {
     let (_guard, dir) = temporary();
     let store = Store::open(&dir).unwrap();
