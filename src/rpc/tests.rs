@@ -1,5 +1,7 @@
 //! Every recorded frame of a served kind decodes into our types, and what we read we write back unchanged.
 
+mod relayed;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -13,11 +15,11 @@ use crate::rpc::types::agent::*;
 use crate::rpc::types::chat::*;
 use crate::rpc::types::connect::*;
 use crate::rpc::types::device::*;
-use crate::rpc::types::exec::*;
 use crate::rpc::types::health::*;
 use crate::rpc::types::node::*;
 use crate::rpc::types::presence::*;
 use crate::rpc::types::{Done, NoParams};
+use relayed::*;
 
 /// Vectors that were there when this test was written; fewer mean that they are not found.
 const VECTORS_MIN: usize = 200;
@@ -399,7 +401,9 @@ fn served_methods_are_covered() {
         answered.extend(vector.answers);
     }
     for method in Method::ALL {
-        let expected = !unrecorded.contains(&method.as_str());
+        // `tests/e2e/approvals.rs` holds approvals to what the reference says of them.
+        let name = method.as_str();
+        let expected = !unrecorded.contains(&name) && !name.starts_with("exec.approval");
         assert_eq!(asked.contains(method.as_str()), expected, "{method:?}");
         assert_eq!(answered.contains(method.as_str()), expected, "{method:?}");
     }

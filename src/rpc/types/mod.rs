@@ -10,7 +10,6 @@ pub mod approval;
 pub mod chat;
 pub mod connect;
 pub mod device;
-pub mod exec;
 pub mod health;
 pub mod node;
 pub mod presence;

@@ -1,7 +1,5 @@
-//! Commands that a node executes: what `node.invoke` carries for `system.*`, and what the node reports.
-//!
-//! The Gateway relays these as JSON; it reads and writes them where it plans a command of its own, and the node host
-//! reads and writes them always. They are open: nodes of other versions say more.
+//! What `node.invoke` carries for `system.*` and what a node reports, as recorded. The program relays these as JSON, and
+//! where it plans or executes a command it has types that say less; these say all, so that a change on the wire is seen.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
