@@ -82,7 +82,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 args::Node::Identity => node_service::identity(&context),
             }
         }
-        Command::Node(args::Node::Run(args)) => block_on(node::run(&Context::load(common)?, &args)),
         Command::Secrets(command) => secrets::run(&Context::load(common)?, &command),
         Command::Audit(command) => audit::run(&Context::load(common)?, &command),
     }

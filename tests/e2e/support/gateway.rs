@@ -62,7 +62,7 @@ impl Setup {
         let home = TempDir::new().unwrap();
         fs::create_dir(home.path().join("state")).unwrap();
         if let Some(config) = &self.config {
-            fs::write(home.path().join("state/openclaw.json"), config).unwrap();
+            write_private(&home.path().join("state/openclaw.json"), config);
         }
         for (name, text) in &self.files {
             write_private(&home.path().join(name), text);
