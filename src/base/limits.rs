@@ -42,6 +42,8 @@ pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How far a device's signature may be from our clock, either way.
 pub const SIGNATURE_SKEW: Duration = Duration::from_secs(120);
+/// How old the list of this host's own addresses may be: a spoof guard, so seconds; a request a reading would be a toll.
+pub const OWN_ADDRESSES_AGE: Duration = Duration::from_secs(2);
 
 /// Between two looks at the shared secret though nobody asks for it, so that sessions of an old one end soon.
 pub const SECRET_WATCH_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,16 +1,19 @@
 //! The machine under us: clock, randomness, host name, facts, private files, and processes.
+//! The machine under us: clock, randomness, host name, addresses, facts, and private files.
 //!
 //! In: nothing, a path, or a program. Out: values that the pure layers take as arguments, and files that only our user can read.
 //! Attacker controls: nothing here; a local user may have prepared paths, which `files` refuses.
 //! Bounds: every read names its largest size.
 //! Errors: `files::FileError`, each naming the path, what is wrong and the right value.
 
+pub mod addresses;
 pub mod facts;
 pub mod files;
 pub mod process;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use addresses::{OwnAddresses, own_addresses};
 pub use facts::{HostStats, Platform, host_name, platform, resident_bytes};
 
 /// Wall time in Unix milliseconds; 0 if the clock stands before 1970.
