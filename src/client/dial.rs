@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::base::limits;
-use crate::ingress::cidr::{canonical, is_tailnet};
+use crate::ingress::cidr::{canonical, is_private};
 use crate::machine;
 use crate::net::{Fingerprint, WsIo};
 use crate::ws::{
@@ -267,15 +267,6 @@ impl std::error::Error for DialError {}
 pub fn plaintext_allowed(address: IpAddr, break_glass: bool) -> bool {
     let address = canonical(address);
     address.is_loopback() || (break_glass && is_private(address))
-}
-
-/// Private, CGNAT, unique-local or link-local.
-fn is_private(address: IpAddr) -> bool {
-    is_tailnet(address)
-        || match address {
-            IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
-            IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
-        }
 }
 
 /// Connects and upgrades.

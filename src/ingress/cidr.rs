@@ -23,6 +23,15 @@ pub fn is_tailnet(address: IpAddr) -> bool {
     }
 }
 
+/// Whether only a private network can use this address (RFC 1918, 3927, 4193, 4291): neither public nor this host.
+pub fn is_private(address: IpAddr) -> bool {
+    is_tailnet(address)
+        || match canonical(address) {
+            IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+        }
+}
+
 /// A range of addresses. A mapped range is kept as the IPv4 range that it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cidr {

@@ -14,7 +14,7 @@ use crate::auth::scope::Role;
 use crate::auth::whois::Whois;
 use crate::base::Secret;
 use crate::hub::{Denied, Hub, Issued, Standing};
-use crate::ingress::cidr::is_tailnet;
+use crate::ingress::cidr::{is_private, is_tailnet};
 use crate::ingress::{self, Attributed, Client, ListenerClass};
 use crate::machine;
 use crate::pairing::{self, DeviceFacts};
@@ -349,17 +349,10 @@ pub(super) fn path_of(attributed: &Attributed) -> String {
         (_, Client::Local) => "proxy",
         (_, Client::Ip(ip)) if ip.is_loopback() => "loopback",
         (_, Client::Ip(ip)) if is_tailnet(ip) => "tailnet",
-        (_, Client::Ip(ip)) if is_on_a_private_net(ip) => "lan",
+        (_, Client::Ip(ip)) if is_private(ip) => "lan",
         _ => "public",
     };
     name.to_owned()
-}
-
-fn is_on_a_private_net(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(four) => four.is_private() || four.is_link_local(),
-        IpAddr::V6(six) => six.is_unique_local() || six.is_unicast_link_local(),
-    }
 }
 
 /// A client's address for the record.
