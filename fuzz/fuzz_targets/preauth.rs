@@ -16,6 +16,7 @@ use portcullis::cli::serve::{GatewaySettings, Parts, Secrets};
 use portcullis::exec::policy::Mode;
 use portcullis::http::{Arrival, serve};
 use portcullis::ingress::{self, ListenerClass, Peer};
+use portcullis::net::Doors;
 use portcullis::nodes::CommandPolicy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::runtime::{Builder, Runtime};
@@ -29,7 +30,7 @@ static HOUSE: LazyLock<(Runtime, Parts, tempfile::TempDir)> = LazyLock::new(|| {
     let parts = Parts::open(GatewaySettings {
         state_dir: dir.path().join("state"),
         config_path: None,
-        port: 0,
+        doors: Doors::loopback(0),
         admission: admission::Settings {
             mode: admission::Mode::Password,
             allow_tailscale: false,

@@ -96,7 +96,7 @@ pub struct RunArgs {
     /// loopback, lan, tailnet, custom or auto
     #[arg(long)]
     pub bind: Option<String>,
-    /// token or password
+    /// token, password, trusted-proxy or none
     #[arg(long)]
     pub auth: Option<String>,
     /// off, serve or funnel

@@ -30,6 +30,7 @@ use crate::exec::policy::Mode;
 use crate::hub::NodeView;
 use crate::ingress;
 use crate::machine::{self, files};
+use crate::net::Doors;
 use crate::nodes::CommandPolicy;
 use crate::rpc::types::agent::AgentEvent;
 use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL};
@@ -168,7 +169,7 @@ fn settings(paths: &Paths, port: u16, password: &str) -> Result<GatewaySettings,
         audit_sync_always: false,
         state_dir: paths.own.clone(),
         config_path: None,
-        port,
+        doors: Doors::loopback(port),
         admission: admission::Settings {
             mode: admission::Mode::Password,
             allow_tailscale: false,

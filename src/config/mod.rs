@@ -26,9 +26,9 @@ pub use exec_provider::{ReplyError, parse_reply};
 pub use load::Paths;
 pub use resolve::{
     Agent, Auth, AuthMode, Bind, CommandRules, ControlUi, Exec, ExecMode, Gateway, GatewayMode,
-    Nodes, PORT_DEFAULT, RateLimit, Remote, Settings, TailscaleMode,
+    Nodes, PORT_DEFAULT, Proxy, RateLimit, Remote, Settings, TailscaleMode,
 };
 pub use schema::Ineffective;
 pub use secret_ref::{Resolver, SecretInput, SecretRef, Source, check_strength, parse_secret};
-pub use server::{SecretKind, ServerFlags, ServerSecret, ServerSettings};
+pub use server::{ServerFlags, ServerSecret, ServerSettings};
 pub use tls::Tls;

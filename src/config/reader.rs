@@ -1,5 +1,7 @@
 //! Typed looks into the tree: absent, right, or a refusal that names the setting.
 
+use std::net::IpAddr;
+
 use super::error::ConfigError;
 use super::tree::Tree;
 use crate::ingress::cidr::{Cidr, CidrError};
@@ -65,6 +67,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    pub(super) fn port(self, setting: &str) -> Result<Option<u16>, ConfigError> {
+        let port = self.whole(setting, (1, 65535))?;
+        Ok(port.and_then(|port| u16::try_from(port).ok()))
+    }
+
+    /// One address, without brackets, port or name.
+    pub(super) fn address(self, setting: &str) -> Result<Option<IpAddr>, ConfigError> {
+        let parse = |text: &str| {
+            let address: Result<IpAddr, _> = text.parse();
+            address
+                .map(|address| address.to_canonical())
+                .map_err(|_| bad(setting, shown(text), "an IP address"))
+        };
+        self.text(setting)?.map(parse).transpose()
+    }
+
     /// One of a closed list of words, exactly spelled.
     pub(super) fn one_of<T: Copy>(
         self,
@@ -119,6 +137,15 @@ impl<'a> Reader<'a> {
             })
             .collect()
     }
+}
+
+/// A header's name (RFC 9110 §5.1), in lower case.
+pub(super) fn header_name(setting: &str, name: &str) -> Result<String, ConfigError> {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if !name.bytes().all(is_token) {
+        return Err(bad(setting, shown(name), "the name of a header"));
+    }
+    Ok(name.to_ascii_lowercase())
 }
 
 /// Finds `text` in a closed list.

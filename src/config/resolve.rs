@@ -1,6 +1,8 @@
 //! From the tree to settings, once: parse, don't validate.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::env::Env;
@@ -12,6 +14,7 @@ use super::secret_ref::{self, Resolver, SecretInput};
 use super::tls::{self, Tls};
 use super::tree::Tree;
 use crate::auth::scope::{Scope, ScopeSet};
+use crate::ingress::ProxyUserSettings;
 use crate::ingress::cidr::Cidr;
 
 pub const PORT_DEFAULT: u16 = 18789;
@@ -65,6 +68,17 @@ pub struct Auth {
     pub allow_tailscale: Option<bool>,
     pub local_operator_scopes: ScopeSet,
     pub rate_limit: RateLimit,
+    /// `gateway.auth.trustedProxy`; without a `userHeader` it is empty.
+    pub trusted_proxy: ProxyUserSettings,
+}
+
+/// `gateway.proxy`: a listener of its own for a reverse proxy, if a port or a socket is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proxy {
+    pub port: Option<u16>,
+    pub bind: Option<IpAddr>,
+    pub socket: Option<PathBuf>,
+    pub socket_mode: Option<u32>,
 }
 
 /// `gateway.remote`: a client's settings. They never configure the server.
@@ -107,7 +121,7 @@ pub struct Gateway {
     /// `gateway.port`, before flag and environment.
     pub port: Option<u16>,
     pub bind: Bind,
-    pub custom_bind_host: Option<String>,
+    pub custom_bind_host: Option<IpAddr>,
     pub auth: Auth,
     pub remote: Remote,
     pub trusted_proxies: Vec<Cidr>,
@@ -117,6 +131,9 @@ pub struct Gateway {
     pub control_ui: ControlUi,
     pub nodes: Nodes,
     pub tailscale: TailscaleMode,
+    /// Where a managed Serve or Funnel forwards to; the port after the main one if absent.
+    pub serve_port: Option<u16>,
+    pub proxy: Proxy,
     pub tls: Tls,
 }
 
@@ -252,35 +269,17 @@ fn gateway(reader: Reader<'_>, resolver: &Resolver, paths: &Paths) -> Result<Gat
             ("remote", GatewayMode::Remote),
         ],
     )?;
-    let bind = reader.one_of(
-        "gateway.bind",
-        &[
-            ("loopback", Bind::Loopback),
-            ("lan", Bind::Lan),
-            ("tailnet", Bind::Tailnet),
-            ("custom", Bind::Custom),
-            ("auto", Bind::Auto),
-        ],
-    )?;
-    let tailscale = reader.one_of(
-        "gateway.tailscale.mode",
-        &[
-            ("off", TailscaleMode::Off),
-            ("serve", TailscaleMode::Serve),
-            ("funnel", TailscaleMode::Funnel),
-        ],
-    )?;
+    let bind = reader.one_of("gateway.bind", BIND_MODES)?;
+    let tailscale = reader.one_of("gateway.tailscale.mode", TAILSCALE_MODES)?;
     let over_ssh = reader.one_of(
         "gateway.remote.transport",
         &[("direct", false), ("ssh", true)],
     )?;
     Ok(Gateway {
         mode: mode.unwrap_or(GatewayMode::Local),
-        port: reader
-            .whole("gateway.port", (1, 65535))?
-            .and_then(|port| u16::try_from(port).ok()),
+        port: reader.port("gateway.port")?,
         bind: bind.unwrap_or(Bind::Loopback),
-        custom_bind_host: reader.text("gateway.customBindHost")?.map(str::to_owned),
+        custom_bind_host: reader.address("gateway.customBindHost")?,
         auth: Auth {
             mode: auth_mode(reader)?,
             token: secret("gateway.auth.token")?,
@@ -288,6 +287,7 @@ fn gateway(reader: Reader<'_>, resolver: &Resolver, paths: &Paths) -> Result<Gat
             allow_tailscale: reader.flag("gateway.auth.allowTailscale")?,
             local_operator_scopes: local_operator_scopes(reader)?,
             rate_limit: rate_limit(reader)?,
+            trusted_proxy: trusted_proxy(reader)?,
         },
         remote: Remote {
             url: reader.text("gateway.remote.url")?.map(str::to_owned),
@@ -314,8 +314,26 @@ fn gateway(reader: Reader<'_>, resolver: &Resolver, paths: &Paths) -> Result<Gat
         nodes: nodes(reader)?,
         tailscale: tailscale.unwrap_or(TailscaleMode::Off),
         tls: tls::tls(reader, paths)?,
+        serve_port: reader.port("gateway.tailscale.servePort")?,
+        proxy: proxy(reader, paths.home.as_deref())?,
     })
 }
+
+/// The words of `gateway.bind` and of `--bind`.
+pub(super) const BIND_MODES: &[(&str, Bind)] = &[
+    ("loopback", Bind::Loopback),
+    ("lan", Bind::Lan),
+    ("tailnet", Bind::Tailnet),
+    ("custom", Bind::Custom),
+    ("auto", Bind::Auto),
+];
+
+/// The words of `gateway.tailscale.mode` and of `--tailscale`.
+pub(super) const TAILSCALE_MODES: &[(&str, TailscaleMode)] = &[
+    ("off", TailscaleMode::Off),
+    ("serve", TailscaleMode::Serve),
+    ("funnel", TailscaleMode::Funnel),
+];
 
 /// The words of `gateway.auth.mode` and of `--auth`.
 pub(super) const AUTH_MODES: &[(&str, AuthMode)] = &[
@@ -327,6 +345,43 @@ pub(super) const AUTH_MODES: &[(&str, AuthMode)] = &[
 
 fn auth_mode(reader: Reader<'_>) -> Result<Option<AuthMode>, ConfigError> {
     reader.one_of("gateway.auth.mode", AUTH_MODES)
+}
+
+/// Header names become lower case, in which ingress compares them.
+fn trusted_proxy(reader: Reader<'_>) -> Result<ProxyUserSettings, ConfigError> {
+    const USER: &str = "gateway.auth.trustedProxy.userHeader";
+    const REQUIRED: &str = "gateway.auth.trustedProxy.requiredHeaders";
+    let user = reader.text(USER)?;
+    let required = reader.texts(REQUIRED)?.unwrap_or_default();
+    Ok(ProxyUserSettings {
+        user_header: user
+            .map(|name| reader::header_name(USER, name))
+            .transpose()?
+            .unwrap_or_default(),
+        required_headers: required
+            .iter()
+            .map(|name| reader::header_name(REQUIRED, name))
+            .collect::<Result<_, _>>()?,
+        allow_users: reader
+            .texts("gateway.auth.trustedProxy.allowUsers")?
+            .unwrap_or_default(),
+        allow_loopback: reader
+            .flag("gateway.auth.trustedProxy.allowLoopback")?
+            .unwrap_or(false),
+    })
+}
+
+fn proxy(reader: Reader<'_>, home: Option<&Path>) -> Result<Proxy, ConfigError> {
+    let socket = reader.text("gateway.proxy.socket")?;
+    Ok(Proxy {
+        port: reader.port("gateway.proxy.port")?,
+        bind: reader.address("gateway.proxy.bind")?,
+        socket: socket.map(|path| secret_ref::expand_home(path, home)),
+        socket_mode: reader.one_of(
+            "gateway.proxy.socketMode",
+            &[("0600", 0o600), ("0660", 0o660)],
+        )?,
+    })
 }
 
 fn local_operator_scopes(reader: Reader<'_>) -> Result<ScopeSet, ConfigError> {

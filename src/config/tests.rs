@@ -83,39 +83,33 @@ fn the_port_comes_from_flag_environment_file_default() {
 
 #[test]
 fn modes_are_chosen_as_decision_1_says() {
-    let kind =
-        |env: &[(&str, &str)], text: &str| server(env, text).map(|server| server.secret.kind);
+    let mode = |env: &[(&str, &str)], text: &str| server(env, text).map(|server| server.mode);
     let pw = format!("{{gateway:{{auth:{{password:'{GOOD}'}}}}}}");
     let both = format!("{{gateway:{{auth:{{password:'{GOOD}',token:'{GOOD}'}}}}}}");
-    assert_eq!(kind(&[], &pw), Ok(SecretKind::Password));
+    assert_eq!(mode(&[], &pw), Ok(AuthMode::Password));
     assert_eq!(
-        kind(&[("OPENCLAW_GATEWAY_TOKEN", GOOD)], "{}"),
-        Ok(SecretKind::Token)
+        mode(&[("OPENCLAW_GATEWAY_TOKEN", GOOD)], "{}"),
+        Ok(AuthMode::Token)
     );
     assert!(
-        matches!(kind(&[], &both), Err(ConfigError::Conflict { setting, .. }) if setting == "gateway.auth.mode")
+        matches!(mode(&[], &both), Err(ConfigError::Conflict { setting, .. }) if setting == "gateway.auth.mode")
     );
     assert!(matches!(
-        kind(&[("OPENCLAW_GATEWAY_TOKEN", GOOD)], &pw),
+        mode(&[("OPENCLAW_GATEWAY_TOKEN", GOOD)], &pw),
         Err(ConfigError::Conflict { .. })
     ));
     let chosen = both.replace("auth:{", "auth:{mode:'token',");
-    assert_eq!(kind(&[], &chosen), Ok(SecretKind::Token));
-    assert_eq!(kind(&[], "{}"), Err(ConfigError::NoSecret));
+    assert_eq!(mode(&[], &chosen), Ok(AuthMode::Token));
+    assert_eq!(mode(&[], "{}"), Err(ConfigError::NoSecret));
     assert_eq!(
-        kind(&[("OPENCLAW_GATEWAY_PASSWORD", "  ")], "{}"),
+        mode(&[("OPENCLAW_GATEWAY_PASSWORD", "  ")], "{}"),
         Err(ConfigError::NoSecret)
     );
     let lacking = "{gateway:{auth:{mode:'password'}}}";
-    let message = kind(&[], lacking).unwrap_err().to_string();
+    let message = mode(&[], lacking).unwrap_err().to_string();
     assert!(message.contains("gateway.auth.password"), "{message}");
-    for mode in ["none", "trusted-proxy"] {
-        let text = pw.replace("auth:{", &format!("auth:{{mode:'{mode}',"));
-        assert!(
-            matches!(kind(&[], &text), Err(ConfigError::NotServed { .. })),
-            "{mode}"
-        );
-    }
+    let open = server(&[], &pw.replace("auth:{", "auth:{mode:'none',")).unwrap();
+    assert!(open.mode == AuthMode::None && open.secret.is_none());
 }
 
 #[test]
@@ -124,8 +118,9 @@ fn the_environment_wins_over_the_file_for_the_server() {
     let env = [("OPENCLAW_GATEWAY_PASSWORD", GOOD)];
     let settings = settings_in(&Env::given(env), &text).unwrap();
     let server = settings.server(&ServerFlags::default()).unwrap();
-    assert_eq!(server.secret.setting, "OPENCLAW_GATEWAY_PASSWORD");
-    let secret = server.secret.resolve(&settings.resolver).unwrap();
+    let secret = server.secret.unwrap();
+    assert_eq!(secret.setting, "OPENCLAW_GATEWAY_PASSWORD");
+    let secret = secret.resolve(&settings.resolver).unwrap();
     assert_eq!(secret.expose_str(), Some(GOOD));
 }
 
@@ -162,35 +157,333 @@ fn well_known_and_placeholder_secrets_refuse_to_start() {
     }
 }
 
+/// What a config with this inside `gateway` is refused with.
+fn refusal(inside: &str) -> String {
+    match server(&[], &format!("{{gateway:{{{inside}}}}}")) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("it may start: {inside}"),
+    }
+}
+
+fn accepted(inside: &str) -> ServerSettings {
+    let text = format!("{{gateway:{{{inside}}}}}");
+    server(&[], &text).unwrap_or_else(|error| panic!("{inside}: {error}"))
+}
+
+const PW: &str = "auth:{mode:'password',password:'correct horse battery staple'}";
+const NOBODY: &str = "auth:{mode:'none'}";
+
 #[test]
 fn exposure_is_refused_by_name_before_anything_is_bound() {
-    let with = |part: &str| format!("{{gateway:{{auth:{{password:'{GOOD}'}},{part}}}}}");
-    for (part, named) in [
-        ("bind:'lan'", "gateway.bind"),
-        ("bind:'tailnet'", "gateway.bind"),
-        ("bind:'auto'", "gateway.bind"),
-        ("tailscale:{mode:'serve'}", "gateway.tailscale.mode"),
-        ("tailscale:{mode:'funnel'}", "gateway.tailscale.mode"),
+    for (inside, named) in [
+        ("bind:'lan'", "no secret is configured"),
+        ("bind:'tailnet'", "no secret is configured"),
+        ("bind:'auto'", "no secret is configured"),
         (
-            "bind:'lan',controlUi:{dangerouslyDisableDeviceAuth:true}",
-            "dangerouslyDisableDeviceAuth",
+            "bind:'custom',customBindHost:'10.0.0.1'",
+            "no secret is configured",
+        ),
+        ("tailscale:{mode:'serve'}", "no secret is configured"),
+        ("tailscale:{mode:'funnel'}", "no secret is configured"),
+        ("proxy:{port:9}", "no secret is configured"),
+        ("bind:'custom'", "gateway.customBindHost"),
+        (
+            "bind:'custom',customBindHost:'gateway.example'",
+            "must be an IP address",
         ),
     ] {
-        let refusal = server(&[], &with(part)).err().unwrap().to_string();
-        assert!(refusal.contains(named), "{part}: {refusal}");
+        let got = refusal(inside);
+        assert!(got.contains(named), "{inside}: {got}");
     }
-    assert!(settings(&with("bind:'everywhere'")).is_err());
-    let proxied = format!(
-        "{{gateway:{{auth:{{password:'{GOOD}',allowTailscale:true}},trustedProxies:['127.0.0.1']}}}}"
+    assert!(settings("{gateway:{bind:'everywhere'}}").is_err());
+    assert!(settings("{gateway:{bind:'0.0.0.0'}}").is_err());
+    use crate::net::Bind::{Auto, Custom, Lan, Loopback, Tailnet};
+    for (bind, doors) in [
+        ("bind:'loopback'", Loopback),
+        ("bind:'lan'", Lan),
+        ("bind:'tailnet'", Tailnet),
+        ("bind:'auto'", Auto),
+        (
+            "bind:'custom',customBindHost:'::ffff:10.0.0.1'",
+            Custom([10, 0, 0, 1].into()),
+        ),
+    ] {
+        assert_eq!(accepted(&format!("{PW},{bind}")).doors.bind, doors);
+    }
+}
+
+#[test]
+fn flags_win_over_the_file_and_open_no_more_than_it_could() {
+    let text = format!("{{gateway:{{{PW},bind:'lan',port:5}}}}");
+    let settings = settings(&text).unwrap();
+    let with = |bind: &str, auth: &str, tailscale: &str| {
+        let flag = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        settings.server(&ServerFlags {
+            port: Some(7),
+            bind: flag(bind),
+            auth: flag(auth),
+            tailscale: flag(tailscale),
+        })
+    };
+    let server = with("loopback", "", "funnel").unwrap();
+    assert_eq!(
+        (
+            server.doors.bind,
+            server.doors.port,
+            server.doors.serve_port
+        ),
+        (crate::net::Bind::Loopback, 7, Some(8))
     );
-    assert!(
-        server(&[], &proxied)
-            .err()
-            .unwrap()
-            .to_string()
-            .contains("allowTailscale")
+    for (bind, auth, tailscale) in [
+        ("", "none", ""),
+        ("", "token", ""),
+        ("auto", "none", ""),
+        ("", "", "serve"),
+        ("loopback", "none", "serve"),
+        ("0.0.0.0", "", ""),
+        ("", "nobody", ""),
+        ("", "", "on"),
+    ] {
+        assert!(
+            with(bind, auth, tailscale).is_err(),
+            "{bind} {auth} {tailscale}"
+        );
+    }
+    assert!(with("loopback", "none", "off").is_ok());
+}
+
+#[test]
+fn t6_funnel_needs_a_password_and_serve_a_loopback_bind() {
+    for auth in [
+        "auth:{mode:'token',token:'correct horse battery staple'}",
+        "auth:{token:'correct horse battery staple',allowTailscale:true}",
+        NOBODY,
+    ] {
+        let got = refusal(&format!("{auth},tailscale:{{mode:'funnel'}}"));
+        assert!(
+            got.contains("gateway.auth.mode") && got.contains("\"password\""),
+            "{got}"
+        );
+    }
+    assert_eq!(
+        accepted(&format!("{PW},tailscale:{{mode:'funnel'}}"))
+            .doors
+            .serve_port,
+        Some(18790)
     );
-    assert!(server(&[], &proxied.replace("true", "false")).is_ok());
+    for mode in ["serve", "funnel"] {
+        for bind in [
+            "bind:'lan'",
+            "bind:'tailnet'",
+            "bind:'auto'",
+            "bind:'custom',customBindHost:'0.0.0.0'",
+        ] {
+            let got = refusal(&format!("{PW},{bind},tailscale:{{mode:'{mode}'}}"));
+            assert!(
+                got.contains("gateway.bind") && got.contains("\"loopback\""),
+                "{got}"
+            );
+        }
+    }
+    let own = "bind:'custom',customBindHost:'127.0.0.9',tailscale:{mode:'serve',servePort:4}";
+    assert_eq!(accepted(&format!("{PW},{own}")).doors.serve_port, Some(4));
+}
+
+#[test]
+fn p2_t6_nobody_is_asked_on_loopback_only() {
+    assert_eq!(accepted(NOBODY).mode, AuthMode::None);
+    for exposure in [
+        "bind:'lan'",
+        "bind:'tailnet'",
+        "bind:'auto'",
+        "bind:'custom',customBindHost:'10.0.0.1'",
+        "tailscale:{mode:'serve'}",
+        "proxy:{port:9}",
+        "proxy:{socket:'/run/portcullis/proxy.sock'}",
+    ] {
+        let got = refusal(&format!("{NOBODY},{exposure}"));
+        assert!(
+            got.starts_with("gateway.auth.mode: it is \"none\""),
+            "{got}"
+        );
+        let named = exposure.split([':', '{']).next().unwrap();
+        assert!(
+            got.contains(&format!("gateway.{named}")),
+            "{exposure}: {got}"
+        );
+    }
+}
+
+#[test]
+fn t7_tailscale_identities_and_a_proxy_of_ones_own_exclude_each_other() {
+    let with = |allow: &str, rest: &str| {
+        format!("auth:{{token:'{GOOD}'{allow}}},tailscale:{{mode:'serve'}}{rest}")
+    };
+    let explicit = ",allowTailscale:true";
+    assert!(accepted(&with("", "")).allow_tailscale);
+    assert!(accepted(&with(explicit, "")).allow_tailscale);
+    assert!(!accepted(&with(",allowTailscale:false", "")).allow_tailscale);
+    for range in [
+        "127.0.0.1",
+        "127.0.0.0/8",
+        "::1",
+        "0.0.0.0/0",
+        "::ffff:127.0.0.1",
+    ] {
+        let proxies = format!(",trustedProxies:['{range}']");
+        let got = refusal(&with(explicit, &proxies));
+        assert!(got.contains("gateway.auth.allowTailscale"), "{got}");
+        assert!(!accepted(&with("", &proxies)).allow_tailscale, "by default");
+    }
+    // Decision 3: with a password it is off unless it is said.
+    let serve = "tailscale:{mode:'serve'}";
+    assert!(!accepted(&format!("{PW},{serve}")).allow_tailscale);
+    let said = PW.replace("auth:{", "auth:{allowTailscale:true,");
+    assert!(accepted(&format!("{said},{serve}")).allow_tailscale);
+    for other in ["off", "funnel"] {
+        let other = accepted(&format!("{said},tailscale:{{mode:'{other}'}}"));
+        assert!(!other.allow_tailscale, "without the serve listener");
+    }
+}
+
+#[test]
+fn a4_baseline_a_is_the_only_start_without_a_secret() {
+    let a = "bind:'loopback',tailscale:{mode:'serve'},auth:{allowTailscale:true}";
+    let server = accepted(a);
+    assert!(server.secret.is_none() && server.allow_tailscale);
+    assert_eq!(server.mode, AuthMode::Token);
+    for (part, instead) in [
+        ("'serve'", "'off'"),
+        ("'serve'", "'funnel'"),
+        ("'loopback'", "'lan'"),
+        ("allowTailscale:true", "allowTailscale:false"),
+        ("allowTailscale:true", ""),
+        ("allowTailscale:true", "allowTailscale:true,mode:'password'"),
+        ("auth:", "proxy:{port:9},auth:"),
+        ("auth:", "trustedProxies:['127.0.0.1'],auth:"),
+    ] {
+        refusal(&a.replace(part, instead));
+    }
+}
+
+#[test]
+fn p7_trusted_proxy_mode_excludes_a_shared_token() {
+    let good = "auth:{mode:'trusted-proxy',trustedProxy:{userHeader:'X-Forwarded-User'}},\
+                trustedProxies:['10.0.0.1'],bind:'lan'";
+    let server = accepted(good);
+    assert!(server.mode == AuthMode::TrustedProxy && server.secret.is_none());
+    let settings = settings(&format!("{{gateway:{{{good}}}}}")).unwrap();
+    let header = &settings.gateway.auth.trusted_proxy.user_header;
+    assert_eq!(header, "x-forwarded-user");
+    for (part, instead, named) in [
+        (
+            "auth:{",
+            "auth:{token:'correct horse battery staple',",
+            "gateway.auth.token",
+        ),
+        ("auth:{", "auth:{token:'${GONE}',", "gateway.auth.token"),
+        (
+            "userHeader:'X-Forwarded-User'",
+            "",
+            "gateway.auth.trustedProxy.userHeader",
+        ),
+        (
+            "X-Forwarded-User",
+            "X Forwarded",
+            "gateway.auth.trustedProxy.userHeader",
+        ),
+        (
+            "userHeader:",
+            "requiredHeaders:['a b'],userHeader:",
+            "requiredHeaders",
+        ),
+        ("'10.0.0.1'", "", "gateway.trustedProxies"),
+        (
+            "auth:{",
+            "auth:{allowTailscale:true,",
+            "gateway.auth.allowTailscale",
+        ),
+    ] {
+        let got = refusal(&good.replace(part, instead));
+        assert!(got.contains(named), "{instead}: {got}");
+    }
+    let text = format!("{{gateway:{{{good}}}}}");
+    let by_env = server_refusal(&[("OPENCLAW_GATEWAY_TOKEN", GOOD)], &text);
+    assert!(by_env.starts_with("OPENCLAW_GATEWAY_TOKEN"), "{by_env}");
+    // A password beside it is for programs on this host.
+    let local = good.replace("auth:{", "auth:{password:'correct horse battery staple',");
+    assert!(accepted(&local).secret.is_some());
+    let door = good.replace("'10.0.0.1'", "") + ",proxy:{socket:'/run/p.sock'}";
+    assert_eq!(accepted(&door).mode, AuthMode::TrustedProxy);
+}
+
+fn server_refusal(env: &[(&str, &str)], text: &str) -> String {
+    server(env, text).err().unwrap().to_string()
+}
+
+#[test]
+fn u3_no_switch_turns_device_identity_off_beyond_loopback() {
+    let switch = "controlUi:{dangerouslyDisableDeviceAuth:true}";
+    accepted(&format!("{PW},{switch}"));
+    for exposure in [
+        "bind:'lan'",
+        "bind:'auto'",
+        "tailscale:{mode:'serve'}",
+        "tailscale:{mode:'funnel'}",
+        "proxy:{port:9}",
+    ] {
+        let got = refusal(&format!("{PW},{switch},{exposure}"));
+        assert!(
+            got.contains("dangerouslyDisableDeviceAuth"),
+            "{exposure}: {got}"
+        );
+    }
+}
+
+#[test]
+fn every_listener_has_a_place_of_its_own() {
+    for (inside, named) in [
+        (
+            "port:65535,tailscale:{mode:'serve'}",
+            "gateway.tailscale.servePort",
+        ),
+        (
+            "port:5,tailscale:{mode:'serve',servePort:5}",
+            "gateway.tailscale.servePort",
+        ),
+        ("tailscale:{servePort:0}", "gateway.tailscale.servePort"),
+        ("port:5,proxy:{port:5}", "gateway.proxy.port"),
+        (
+            "port:5,tailscale:{mode:'serve'},proxy:{port:6}",
+            "gateway.proxy.port",
+        ),
+        (
+            "proxy:{port:5,socket:'/run/p.sock'}",
+            "gateway.proxy.socket",
+        ),
+        ("proxy:{bind:'127.0.0.1'}", "gateway.proxy"),
+        ("proxy:{socket:'p.sock'}", "gateway.proxy.socket"),
+        (
+            "proxy:{socket:'/run/p.sock',socketMode:'0666'}",
+            "gateway.proxy.socketMode",
+        ),
+        ("proxy:{port:5,bind:'10.0.0.1'}", "gateway.trustedProxies"),
+        ("proxy:{port:5,bind:'localhost'}", "gateway.proxy.bind"),
+    ] {
+        let got = match server(&[], &format!("{{gateway:{{{PW},{inside}}}}}")) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("accepted: {inside}"),
+        };
+        assert!(got.contains(named), "{inside}: {got}");
+    }
+    use crate::net::ProxyDoor::{Tcp, Unix};
+    let door = |inside: &str| accepted(&format!("{PW},{inside}")).doors.proxy.unwrap();
+    assert_eq!(door("proxy:{port:5}"), Tcp(([127, 0, 0, 1], 5).into()));
+    let group = Unix {
+        path: "/home/u/p.sock".into(),
+        mode: 0o660,
+    };
+    assert_eq!(door("proxy:{socket:'~/p.sock',socketMode:'0660'}"), group);
 }
 
 #[test]
@@ -540,7 +833,8 @@ fn an_unresolved_reference_counts_as_set() {
     let text = "{gateway:{auth:{token:'${GONE}'}}}";
     let settings = settings(text).unwrap();
     let server = settings.server(&ServerFlags::default()).unwrap();
-    assert!(server.secret.resolve(&settings.resolver).is_err());
+    let secret = server.secret.unwrap();
+    assert!(secret.resolve(&settings.resolver).is_err());
 }
 
 // Files.

@@ -12,7 +12,7 @@ mod methods;
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use answer::error_of;
 
@@ -52,6 +52,8 @@ pub struct Settings {
     /// `hello-ok.snapshot`, for administrators only.
     pub config_path: Option<String>,
     pub state_dir: Option<String>,
+    /// Each with its class; set when they are bound.
+    pub listeners: OnceLock<Vec<String>>,
 }
 
 /// The control plane: every method, in one place.

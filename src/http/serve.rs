@@ -1,7 +1,7 @@
 //! From an accepted socket to an answer or a session.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,6 +23,7 @@ use crate::base::{Refusal, Secret, limits};
 use crate::control::Control;
 use crate::exec::argv_text;
 use crate::ingress::{self, Attributed, IngressRefusal, ListenerClass, Peer};
+use crate::machine::OwnAddresses;
 use crate::net::WsIo;
 use crate::net::tls::ServerTls;
 use crate::session::{self, Door, PreauthGate, PreauthPermit, Rules};
@@ -35,20 +36,21 @@ pub struct Front {
     /// Places before authentication; the admin socket has its own.
     pub preauth: PreauthGate,
     pub preauth_admin: PreauthGate,
+    /// So have the listeners of Serve and of a proxy: all their clients come from one address.
+    pub preauth_proxied: PreauthGate,
     /// Whether the chat page is served.
     pub serve_page: bool,
     /// `Strict-Transport-Security`, for answers over TLS (RFC 6797 §7.2 forbids it in the clear).
     pub hsts: Option<HeaderValue>,
+    own_addresses: OwnAddresses,
     ready: AtomicBool,
-    /// What is listened on, for operators to read.
-    listeners: Mutex<Vec<String>>,
 }
 
 /// A listening socket with its class of trust.
 pub enum Listener {
     /// Over TLS, or in the clear.
     Tcp(TcpListener, ListenerClass, Option<Arc<ServerTls>>),
-    Admin(UnixListener),
+    Unix(UnixListener, ListenerClass),
 }
 
 impl Front {
@@ -58,10 +60,11 @@ impl Front {
             control,
             preauth: PreauthGate::default(),
             preauth_admin: PreauthGate::default(),
+            preauth_proxied: PreauthGate::default(),
             serve_page,
             hsts: None,
+            own_addresses: OwnAddresses::default(),
             ready: AtomicBool::new(false),
-            listeners: Mutex::default(),
         }
     }
 
@@ -74,21 +77,18 @@ impl Front {
         self.ready.load(Ordering::Acquire)
     }
 
-    pub(super) fn listeners(&self) -> Vec<String> {
-        let listeners = self.listeners.lock();
-        listeners.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn listens(&self, listener: &Listener) {
-        let name = match listener {
-            Listener::Tcp(tcp, class, _) => match tcp.local_addr() {
-                Ok(address) => format!("{class:?} {address}").to_lowercase(),
-                Err(_) => return,
-            },
-            Listener::Admin(_) => "admin".to_owned(),
+    /// A place before authentication. Only on the main listener is the peer the client that is to be counted.
+    fn enter(&self, arrival: &Arrival) -> Option<PreauthPermit> {
+        let place = match arrival.class {
+            ListenerClass::Main => self.preauth.enter(arrival.peer.ip()),
+            ListenerClass::Admin => self.preauth_admin.enter(None),
+            ListenerClass::Serve | ListenerClass::Proxy => self.preauth_proxied.enter(None),
         };
-        let listeners = self.listeners.lock();
-        listeners.unwrap_or_else(PoisonError::into_inner).push(name);
+        if place.is_none() {
+            // The caller drops the stream, which closes it: a client at its limit costs us nothing more.
+            tracing::warn!(peer = ?arrival.peer, "too many connections before authentication");
+        }
+        place
     }
 }
 
@@ -104,11 +104,10 @@ pub struct Arrival {
 
 /// Accepts connections for as long as the task lives.
 pub async fn accept(listener: Listener, front: Arc<Front>) {
-    front.listens(&listener);
     loop {
         let accepted = match &listener {
             Listener::Tcp(tcp, class, tls) => accept_tcp(tcp, *class, tls.as_ref(), &front).await,
-            Listener::Admin(unix) => accept_admin(unix, &front).await,
+            Listener::Unix(unix, class) => accept_unix(unix, *class, &front).await,
         };
         if let Err(error) = accepted {
             // Out of descriptors, most likely: what is open goes on, and the next attempt may find a free one.
@@ -132,10 +131,7 @@ async fn accept_tcp(
         local: stream.local_addr().ok(),
         tls: tls.is_some(),
     };
-    let client: IpAddr = address.ip().to_canonical();
-    let Some(place) = front.preauth.enter(Some(client)) else {
-        // Dropping the stream closes it: a client at its limit costs us nothing more.
-        tracing::warn!(%client, "too many connections before authentication");
+    let Some(place) = front.enter(&arrival) else {
         return Ok(());
     };
     let front = Arc::clone(front);
@@ -149,7 +145,7 @@ async fn accept_tcp(
                     shaken = tls.accept(stream) => match shaken {
                         Ok(stream) => serve(stream, arrival, place, front).await,
                         // Plain HTTP ends here, too: whoever asks for it gets no answer in the clear.
-                        Err(error) => tracing::info!(%client, %error, "no TLS handshake"),
+                        Err(error) => tracing::info!(client = %address.ip(), %error, "no TLS handshake"),
                     },
                     () = eviction.happened() => tracing::debug!("a newer connection took the place of this one"),
                 }
@@ -159,16 +155,20 @@ async fn accept_tcp(
     Ok(())
 }
 
-async fn accept_admin(listener: &UnixListener, front: &Arc<Front>) -> std::io::Result<()> {
+async fn accept_unix(
+    listener: &UnixListener,
+    class: ListenerClass,
+    front: &Arc<Front>,
+) -> std::io::Result<()> {
     let (stream, _) = listener.accept().await?;
     let uid = stream.peer_cred()?.uid();
     let arrival = Arrival {
-        class: ListenerClass::Admin,
+        class,
         peer: Peer::Unix { uid },
         local: None,
         tls: false,
     };
-    if let Some(place) = front.preauth_admin.enter(None) {
+    if let Some(place) = front.enter(&arrival) {
         drop(tokio::spawn(serve(
             stream,
             arrival,
@@ -253,7 +253,7 @@ impl Exchange {
         } else {
             // The same rules from here to the verdict (K3).
             let rules = front.door.rules();
-            let attributed = match attribute(&request, self.arrival, &rules) {
+            let attributed = match attribute(&request, self.arrival, &self.front, &rules) {
                 Ok(attributed) => attributed,
                 Err(refused) => return self.refuse(&refused, &request),
             };
@@ -321,7 +321,7 @@ impl Exchange {
             Err(error) => return upgrade::refusal_response(error),
         };
         let rules = self.front.door.rules();
-        let attributed = match attribute(&request, self.arrival, &rules) {
+        let attributed = match attribute(&request, self.arrival, &self.front, &rules) {
             Ok(attributed) => attributed,
             Err(refused) => return self.refuse(&refused, &request),
         };
@@ -388,6 +388,7 @@ impl Exchange {
 fn attribute<B>(
     request: &Request<B>,
     arrival: Arrival,
+    front: &Front,
     rules: &Rules,
 ) -> Result<Attributed, IngressRefusal> {
     let mut headers: Vec<(&str, &[u8])> = request
@@ -406,13 +407,16 @@ fn attribute<B>(
             headers.push(("host", target));
         }
     }
+    // A proxy's word depends on them.
+    let asked = rules.ingress.proxy_user.is_some() && arrival.peer.ip().is_some();
+    let own_addresses = asked.then(|| front.own_addresses.list()).flatten();
     let request = ingress::Request {
         listener: arrival.class,
         peer: arrival.peer,
         local: arrival.local,
         tls: arrival.tls,
         headers: &headers,
-        own_addresses: None,
+        own_addresses: own_addresses.as_deref(),
     };
     ingress::attribute(&request, &rules.ingress)
 }

@@ -38,6 +38,17 @@ pub enum ListenerClass {
     Proxy,
 }
 
+impl ListenerClass {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Admin => "admin",
+            Self::Serve => "serve",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
 /// The other end of the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Peer {

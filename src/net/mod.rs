@@ -16,7 +16,7 @@ pub mod tls;
 pub mod tls;
 pub mod ws_io;
 
-pub use bind::BindError;
+pub use bind::{Bind, BindError, Doors, ProxyDoor};
 pub use fingerprint::Fingerprint;
 pub use tailnet::{Tailnet, TailnetError};
 pub use ws_io::{WsIo, WsIoError};

@@ -44,6 +44,17 @@ pub enum Mode {
     TrustedProxy,
 }
 
+impl Mode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Token => "token",
+            Self::Password => "password",
+            Self::TrustedProxy => "trusted-proxy",
+        }
+    }
+}
+
 /// What `config` fills in.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -3,10 +3,12 @@
 //! Each part knows only traits of its own; here they get the hub, the store and the clock.
 
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
 use super::secret::Secrets;
@@ -25,7 +27,7 @@ use crate::hub::{self, Audience, Hub};
 use crate::ingress::{self, ListenerClass};
 use crate::machine;
 use crate::net::tls::{ServerTls, TlsError};
-use crate::net::{BindError, bind};
+use crate::net::{BindError, Doors, ProxyDoor, bind};
 use crate::nodes::CommandPolicy;
 use crate::session::{Door, Rules, WhoisSource};
 use crate::store::{Store, StoreError};
@@ -35,8 +37,7 @@ pub struct GatewaySettings {
     /// The directory of our own state, private to this user.
     pub state_dir: PathBuf,
     pub config_path: Option<PathBuf>,
-    /// 0 takes a free one.
-    pub port: u16,
+    pub doors: Doors,
     /// Every record is on the disk before what it records happens.
     pub audit_sync_always: bool,
     pub admission: admission::Settings,
@@ -58,7 +59,10 @@ pub struct GatewaySettings {
 /// A Gateway that serves.
 pub struct Gateway {
     pub port: u16,
+    /// Each with its class, as the log and the operator name it.
+    pub listeners: Vec<String>,
     pub admin_socket: PathBuf,
+    proxy_socket: Option<PathBuf>,
     pub hub: Arc<Hub>,
     pub(super) front: Arc<Front>,
     pub(super) secrets: Arc<Secrets>,
@@ -124,7 +128,7 @@ impl Parts {
             commands: settings.commands,
             per_node: settings.per_node,
             exec_mode: settings.exec_mode,
-            auth_mode: settings.secrets.mode_name(),
+            auth_mode: settings.admission.mode.as_str(),
         };
         let hub = Arc::new(
             Hub::new(hub_settings, Arc::clone(&store), Arc::clone(&audit))
@@ -137,6 +141,7 @@ impl Parts {
             settings: control::Settings {
                 config_path: settings.config_path.map(|path| path.display().to_string()),
                 state_dir: Some(settings.state_dir.display().to_string()),
+                listeners: OnceLock::new(),
             },
             tls: tls.clone(),
         });
@@ -165,7 +170,7 @@ impl Parts {
 impl Gateway {
     /// Opens the state, binds, and serves. Connects are told to come again until `settle`.
     pub async fn start(settings: GatewaySettings) -> Result<Self, StartError> {
-        let (port, state_dir) = (settings.port, settings.state_dir.clone());
+        let (doors, state_dir) = (settings.doors.clone(), settings.state_dir.clone());
         let secrets = Arc::clone(&settings.secrets);
         let Parts {
             front,
@@ -174,26 +179,26 @@ impl Gateway {
             agent,
             audit,
         } = Parts::open(settings)?;
-        let listeners = bind::loopback(port).await.map_err(StartError::Bind)?;
-        let port = listeners
-            .first()
-            .and_then(|listener| listener.local_addr().ok())
-            .map_or(port, |address| address.port());
         let admin_socket = state_dir.join("admin.sock");
-        let admin = bind::admin(&admin_socket).await.map_err(StartError::Bind)?;
-        record_start(&audit, &listeners, &admin_socket)?;
+        let opened = open_doors(&doors, &admin_socket, tls.as_ref())
+            .await
+            .map_err(StartError::Bind)?;
+        record_start(&audit, &opened.names)?;
+        // Set once: this is the only start of these parts.
+        let _ = front.control.settings.listeners.set(opened.names.clone());
         let mut tasks = JoinSet::new();
-        for listener in listeners {
-            tasks.spawn(http::accept(
-                Listener::Tcp(listener, ListenerClass::Main, tls.clone()),
-                Arc::clone(&front),
-            ));
+        for listener in opened.listeners {
+            tasks.spawn(http::accept(listener, Arc::clone(&front)));
         }
-        tasks.spawn(http::accept(Listener::Admin(admin), Arc::clone(&front)));
         tasks.spawn(tick(Arc::clone(&hub)));
         Ok(Self {
-            port,
+            port: opened.port,
+            listeners: opened.names,
             admin_socket,
+            proxy_socket: match doors.proxy {
+                Some(ProxyDoor::Unix { path, .. }) => Some(path),
+                _ => None,
+            },
             hub,
             front,
             secrets,
@@ -243,25 +248,87 @@ impl Gateway {
         if let Err(error) = self.audit.append(&event, Durability::Synced) {
             tracing::error!(%error, "the stop could not be recorded");
         }
-        let _ = std::fs::remove_file(&self.admin_socket);
+        for socket in [Some(self.admin_socket), self.proxy_socket]
+            .iter()
+            .flatten()
+        {
+            let _ = std::fs::remove_file(socket);
+        }
     }
 }
 
-fn record_start(
-    audit: &AuditLog,
-    listeners: &[tokio::net::TcpListener],
-    admin_socket: &std::path::Path,
-) -> Result<(), StartError> {
-    let mut names: Vec<String> = listeners
-        .iter()
-        .filter_map(|listener| listener.local_addr().ok())
-        .map(|address| format!("main {address}"))
-        .collect();
-    names.push(format!("admin {}", admin_socket.display()));
+/// Every listener, bound and not yet accepting.
+struct Opened {
+    /// Of the main listener.
+    port: u16,
+    listeners: Vec<Listener>,
+    names: Vec<String>,
+}
+
+async fn open_doors(
+    doors: &Doors,
+    admin_socket: &Path,
+    tls: Option<&Arc<ServerTls>>,
+) -> Result<Opened, BindError> {
+    let mut opened = Opened {
+        port: doors.port,
+        listeners: Vec::new(),
+        names: Vec::new(),
+    };
+    let main = bind::main(doors.bind, doors.port)?;
+    if let Some(Ok(address)) = main.first().map(TcpListener::local_addr) {
+        opened.port = address.port();
+    }
+    for listener in main {
+        opened.tcp(listener, ListenerClass::Main, tls.cloned());
+    }
+    if let Some(port) = doors.serve_port {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listener = bind::tcp(address, "gateway.tailscale.servePort")?;
+        // Tailscale and the proxy end TLS themselves.
+        opened.tcp(listener, ListenerClass::Serve, None);
+    }
+    match &doors.proxy {
+        Some(ProxyDoor::Tcp(address)) => {
+            opened.tcp(
+                bind::tcp(*address, "gateway.proxy.port")?,
+                ListenerClass::Proxy,
+                None,
+            );
+        }
+        Some(ProxyDoor::Unix { path, mode }) => {
+            let listener = bind::unix(path, *mode, "gateway.proxy.socket").await?;
+            opened.unix(listener, path, ListenerClass::Proxy);
+        }
+        None => {}
+    }
+    let admin = bind::unix(admin_socket, 0o600, "OPENCLAW_STATE_DIR").await?;
+    opened.unix(admin, admin_socket, ListenerClass::Admin);
+    Ok(opened)
+}
+
+impl Opened {
+    fn tcp(&mut self, listener: TcpListener, class: ListenerClass, tls: Option<Arc<ServerTls>>) {
+        if let Ok(address) = listener.local_addr() {
+            let over = if tls.is_some() { " (TLS)" } else { "" };
+            self.names
+                .push(format!("{} {address}{over}", class.as_str()));
+        }
+        self.listeners.push(Listener::Tcp(listener, class, tls));
+    }
+
+    fn unix(&mut self, listener: UnixListener, path: &Path, class: ListenerClass) {
+        self.names
+            .push(format!("{} {}", class.as_str(), path.display()));
+        self.listeners.push(Listener::Unix(listener, class));
+    }
+}
+
+fn record_start(audit: &AuditLog, listeners: &[String]) -> Result<(), StartError> {
     let event = audit::Event::Started {
         version: control::VERSION.to_owned(),
         pid: std::process::id(),
-        listeners: names,
+        listeners: listeners.to_vec(),
         config_sha256: None,
     };
     audit

@@ -20,7 +20,9 @@ use super::output;
 use crate::auth::admission;
 use crate::auth::rate_limit::LimiterSettings;
 use crate::base::DeviceId;
-use crate::config::{CommandRules, ExecMode, SecretKind, ServerFlags, Settings};
+use crate::config::{
+    AuthMode, CommandRules, ExecMode, ServerFlags, ServerSettings, Settings, TailscaleMode,
+};
 use crate::exec::policy::Mode;
 use crate::ingress;
 use crate::ingress::{Host, Origin};
@@ -37,7 +39,9 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
         settings: settings.clone(),
         flags: flags.clone(),
     };
-    let settings = gateway_settings(settings, flags)?;
+    let server = settings.server(flags)?;
+    let notes = notes(settings, &server);
+    let settings = gateway_settings(settings, server)?;
     log_to_stderr(tracing::Level::INFO);
     let runtime = runtime()?;
     runtime.block_on(async {
@@ -49,10 +53,9 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
             .await
             .map_err(|error| not_started(&error))?;
         output::note(&format!(
-            "portcullis {} listens on 127.0.0.1:{} (and ::1), admin socket {}",
+            "portcullis {} listens: {}",
             crate::control::VERSION,
-            gateway.port,
-            gateway.admin_socket.display()
+            gateway.listeners.join(", ")
         ));
         if let Some(tls) = &gateway.tls {
             output::note(&format!(
@@ -60,6 +63,7 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
                 tls.fingerprint()
             ));
         }
+        notes.iter().for_each(|note| output::note(note));
         let settled = tokio::select! {
             settled = gateway.settle() => settled.map(|()| None),
             reason = stop_signal() => Ok(Some(reason)),
@@ -129,9 +133,10 @@ pub(super) async fn stop_signal() -> &'static str {
 /// A Gateway that did not start: 78 for what a restart cannot cure, 75 for what it can (decision 17).
 pub(super) fn not_started(error: &StartError) -> Failure {
     let exit = match error {
-        StartError::Bind(_) => Exit::Temporary,
+        StartError::Bind(bind) if bind.is_temporary() => Exit::Temporary,
         StartError::Store(store) if store.is_temporary() => Exit::Temporary,
-        StartError::Store(_)
+        StartError::Bind(_)
+        | StartError::Store(_)
         | StartError::Audit(_)
         | StartError::Hub(_)
         | StartError::Secret(_)
@@ -140,18 +145,44 @@ pub(super) fn not_started(error: &StartError) -> Failure {
     Failure::new(exit, error.to_string())
 }
 
-fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewaySettings, Failure> {
-    let server = settings.server(flags)?;
+/// What the operator has to do or to know before others come in.
+fn notes(settings: &Settings, server: &ServerSettings) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(port) = server.doors.serve_port {
+        let word = match server.tailscale {
+            TailscaleMode::Funnel => "funnel",
+            TailscaleMode::Serve | TailscaleMode::Off => "serve",
+        };
+        notes.push(format!(
+            "to let the tailnet in, run: tailscale {word} --bg http://127.0.0.1:{port}"
+        ));
+    }
+    if !server.doors.bind.is_loopback() && settings.gateway.tls.source.is_none() {
+        notes.push(
+            "warning: the main listener is plaintext and not on loopback; credentials are refused there, but between \
+             tailnet addresses and from gateway.allowPlaintextFrom"
+                .to_owned(),
+        );
+    }
+    if settings.gateway.auth.allow_tailscale == Some(true) && !server.allow_tailscale {
+        notes.push(
+            "warning: gateway.auth.allowTailscale counts with gateway.tailscale.mode: \"serve\" only"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+fn gateway_settings(
+    settings: &Settings,
+    server: ServerSettings,
+) -> Result<GatewaySettings, Failure> {
     let gateway = &settings.gateway;
     let auth = &gateway.auth;
     if !auth.rate_limit.exempt_loopback {
         let sentence = "gateway.auth.rateLimit.exemptLoopback: false is not served yet: programs on this host are slowed, never locked out";
         return Err(Failure::new(Exit::Config, sentence).with_remedy("remove the setting"));
     }
-    let mode = match server.secret.kind {
-        SecretKind::Token => admission::Mode::Token,
-        SecretKind::Password => admission::Mode::Password,
-    };
     let secrets = Secrets::configured(server.secret, settings.resolver.clone());
     if !secrets.takes_time() {
         secrets.settle()?;
@@ -159,12 +190,16 @@ fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewayS
     Ok(GatewaySettings {
         state_dir: settings.paths.own.clone(),
         config_path: Some(settings.paths.config.clone()),
-        port: settings.port(flags.port)?,
+        doors: server.doors,
         audit_sync_always: settings.audit_sync_always,
         admission: admission::Settings {
-            mode,
-            // Only the managed Serve listener could carry an identity, and it is not served yet.
-            allow_tailscale: false,
+            mode: match server.mode {
+                AuthMode::None => admission::Mode::None,
+                AuthMode::Token => admission::Mode::Token,
+                AuthMode::Password => admission::Mode::Password,
+                AuthMode::TrustedProxy => admission::Mode::TrustedProxy,
+            },
+            allow_tailscale: server.allow_tailscale,
             local_operator_scopes: auth.local_operator_scopes,
             auto_approve_local: gateway.nodes.auto_approve_local,
             auto_approve_cidrs: gateway.nodes.auto_approve_cidrs.clone(),
@@ -183,7 +218,7 @@ fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewayS
         })?,
         secrets: Arc::new(secrets),
         whois: None,
-        ingress: ingress_settings(settings)?,
+        ingress: ingress_settings(settings, server.mode)?,
         commands: policy(&gateway.nodes.commands),
         per_node: per_node(&gateway.nodes.entries)?,
         serve_page: gateway.control_ui.enabled,
@@ -199,8 +234,8 @@ fn gateway_settings(settings: &Settings, flags: &ServerFlags) -> Result<GatewayS
     })
 }
 
-/// What the main listener trusts. A host or origin that cannot be read is refused by name, never left out.
-fn ingress_settings(settings: &Settings) -> Result<ingress::Settings, Failure> {
+/// What the listeners trust. A host or origin that cannot be read is refused by name, never left out.
+fn ingress_settings(settings: &Settings, mode: AuthMode) -> Result<ingress::Settings, Failure> {
     let gateway = &settings.gateway;
     let unreadable = |setting: &str, got: &str| {
         Failure::new(Exit::Config, format!("{setting}: {got:?} cannot be read"))
@@ -222,6 +257,7 @@ fn ingress_settings(settings: &Settings) -> Result<ingress::Settings, Failure> {
             .iter()
             .map(|text| Host::parse(text).ok_or_else(|| unreadable("gateway.publicHosts", text)))
             .collect::<Result<_, _>>()?,
+        proxy_user: (mode == AuthMode::TrustedProxy).then(|| gateway.auth.trusted_proxy.clone()),
         allow_plaintext_from: gateway.allow_plaintext_from.clone(),
         admin_uid: rustix::process::geteuid().as_raw(),
         ..ingress::Settings::default()

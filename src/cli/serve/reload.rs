@@ -39,6 +39,7 @@ const BOUND: &[&str] = &[
     "gateway.customBindHost",
     "gateway.tailscale",
     "gateway.tls",
+    "gateway.proxy",
 ];
 
 fn is_below(path: &str, roots: &[&str]) -> bool {
@@ -98,7 +99,7 @@ impl Running {
             commands: built.commands,
             per_node: built.per_node,
             exec_mode: built.exec_mode,
-            auth_mode: built.secrets.mode_name(),
+            auth_mode: built.admission.mode.as_str(),
         });
         let rules = Rules {
             admission: built.admission,
@@ -140,7 +141,7 @@ fn read(
         let sentence = format!("{} can only change with a restart", bound.join(", "));
         return Err(Failure::new(Exit::Config, sentence).with_remedy("restart the gateway"));
     }
-    let built = gateway_settings(&new, flags)?;
+    let built = gateway_settings(&new, new.server(flags)?)?;
     built.secrets.settle()?;
     Ok((new, built, changed))
 }

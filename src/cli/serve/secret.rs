@@ -12,7 +12,7 @@ use crate::audit;
 use crate::auth::admission::SharedSecret;
 use crate::auth::secret_eq::ConfiguredSecret;
 use crate::base::{Secret, limits};
-use crate::config::{ConfigError, Resolver, SecretKind, ServerSecret};
+use crate::config::{ConfigError, Resolver, ServerSecret};
 use crate::hub::{Hub, Withdrawal};
 use crate::session::SecretSource;
 
@@ -24,12 +24,14 @@ pub struct Secrets {
 
 enum Source {
     /// Made for this process only.
-    Fixed(SecretKind),
+    Fixed,
     Configured {
         secret: ServerSecret,
         resolver: Resolver,
         exec_interval: Duration,
     },
+    /// Nobody comes in by one.
+    Absent,
 }
 
 #[derive(Default)]
@@ -45,7 +47,7 @@ impl Secrets {
     pub fn fixed(password: &Secret) -> Option<Self> {
         let last = Some(Arc::new(ConfiguredSecret::new(password)?));
         Some(Self {
-            source: Source::Fixed(SecretKind::Password),
+            source: Source::Fixed,
             state: Mutex::new(State {
                 last,
                 ..State::default()
@@ -54,25 +56,17 @@ impl Secrets {
     }
 
     /// Nothing is resolved before `settle`.
-    pub fn configured(secret: ServerSecret, resolver: Resolver) -> Self {
+    pub fn configured(secret: Option<ServerSecret>, resolver: Resolver) -> Self {
         Self {
-            source: Source::Configured {
-                secret,
-                resolver,
-                exec_interval: limits::SECRET_EXEC_INTERVAL,
+            source: match secret {
+                Some(secret) => Source::Configured {
+                    secret,
+                    resolver,
+                    exec_interval: limits::SECRET_EXEC_INTERVAL,
+                },
+                None => Source::Absent,
             },
             state: Mutex::default(),
-        }
-    }
-
-    pub fn mode_name(&self) -> &'static str {
-        let kind = match &self.source {
-            Source::Fixed(kind) => *kind,
-            Source::Configured { secret, .. } => secret.kind,
-        };
-        match kind {
-            SecretKind::Token => "token",
-            SecretKind::Password => "password",
         }
     }
 
@@ -100,7 +94,10 @@ impl Secrets {
     pub fn is_the_same_as(&self, other: &Self) -> bool {
         let ours = self.state().last.clone();
         let theirs = other.state().last.clone();
-        matches!((ours, theirs), (Some(ours), Some(theirs)) if ours.equals(&theirs))
+        match (ours, theirs) {
+            (Some(ours), Some(theirs)) => ours.equals(&theirs),
+            (ours, theirs) => ours.is_none() && theirs.is_none(),
+        }
     }
 
     /// Takes over, under the hub's number.
@@ -185,6 +182,7 @@ impl SecretSource for Secrets {
         let secret = match &state.last {
             _ if state.failing => SharedSecret::Unresolved,
             Some(secret) => SharedSecret::Ready(Arc::clone(secret)),
+            None if matches!(self.source, Source::Absent) => SharedSecret::NotConfigured,
             None => SharedSecret::Starting,
         };
         (secret, state.since)

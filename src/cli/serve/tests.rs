@@ -42,7 +42,7 @@ pub(super) fn gateway(whois: Option<Arc<dyn WhoisSource>>) -> (Parts, TempDir) {
         audit_sync_always: false,
         state_dir: home.path().join("own"),
         config_path: None,
-        port: 0,
+        doors: crate::net::Doors::loopback(0),
         admission: admission::Settings {
             mode: Mode::Token,
             allow_tailscale: true,

@@ -92,6 +92,13 @@ pub(super) fn status(control: &Control, caller: &Caller) -> Status {
             }],
             ..StatusSessions::default()
         },
+        listeners: control
+            .settings
+            .listeners
+            .get()
+            .filter(|_| is_admin)
+            .cloned()
+            .unwrap_or_default(),
         pid: if is_admin { std::process::id() } else { 0 },
         process_memory: machine::resident_bytes()
             .filter(|_| is_admin)

@@ -112,6 +112,9 @@ pub struct Status {
     pub channel_summary: Vec<String>,
     pub queued_system_events: Vec<String>,
     pub sessions: StatusSessions,
+    /// Where the Gateway listens, each with its class of trust; for administrators.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<String>,
     pub pid: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process_memory: Option<ProcessMemory>,
