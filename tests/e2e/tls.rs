@@ -196,7 +196,7 @@ fn plain_http_is_not_answered_and_hsts_goes_over_tls_only() {
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
-    for (path, status) in [("/healthz", 200), ("/", 200), ("/nowhere", 404)] {
+    for (path, status) in [("/healthz", 200), ("/", 200), ("/nowhere", 401)] {
         let answer = get(&gateway, path);
         assert_eq!(answer.status, status);
         assert_eq!(
