@@ -356,29 +356,34 @@ fn connected(operator: &mut Peer) -> usize {
 #[test]
 fn n9_many_reconnects_at_once_leave_one_session_a_device_and_no_memory_behind() {
     let gateway = Gateway::start();
-    let mut operator = Peer::operator(&gateway);
-    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    // Operators come and go in between: one that reads nothing meanwhile would have everybody's presence queued for it.
+    let only_one_is_left = |gateway: &Gateway| {
+        let mut operator = Peer::operator(gateway);
+        until("all but one have gone", || {
+            (connected(&mut operator) == 1).then_some(())
+        });
+    };
+    let mut node = Node::approved(&gateway, &mut Peer::operator(&gateway), &["system.which"]);
     let many: Vec<Device> = (0..crowd()).map(|_| Device::new()).collect();
     let one = [Device::new()];
     // The first time pairs them all, and fills the allocator's pools.
     storm(&gateway, &many, many.len());
     storm(&gateway, &one, many.len());
-    until("all but one have gone", || {
-        (connected(&mut operator) == 1).then_some(())
-    });
+    only_one_is_left(&gateway);
     let before = resident_kib(gateway.pid());
     for _ in 0..2 {
         storm(&gateway, &many, many.len());
         storm(&gateway, &one, many.len());
         // The one that stayed is served all along.
-        node.serves(&mut operator, "system.which");
+        node.serves(&mut Peer::operator(&gateway), "system.which");
     }
-    until("all but one have gone", || {
-        (connected(&mut operator) == 1).then_some(())
-    });
+    only_one_is_left(&gateway);
     let after = resident_kib(gateway.pid());
-    let margin = 16 * 1024;
+    println!("{before} KiB, then {after} KiB");
+    // Under 1 MiB when measured; the rest is for other allocators.
+    let margin = 8 * 1024;
     assert!(after <= before + margin, "{before} KiB grew to {after} KiB");
+    let mut operator = Peer::operator(&gateway);
     let list: Value = operator.call("node.list", &json!({})).unwrap();
     assert_eq!(list["nodes"].as_array().unwrap().len(), many.len() + 2);
     audit_is_whole(&gateway);
