@@ -42,7 +42,7 @@ static HOUSE: LazyLock<(Runtime, Parts, tempfile::TempDir)> = LazyLock::new(|| {
         secrets: Arc::new(
             Secrets::fixed(&Secret::new("a-password-that-no-input-holds")).expect("not empty"),
         ),
-        whois: None,
+        tailnet: None,
         limiter: LimiterSettings::default(),
         ingress: ingress::Settings::default(),
         commands: CommandPolicy::default(),

@@ -179,7 +179,7 @@ fn settings(paths: &Paths, port: u16, password: &str) -> Result<GatewaySettings,
             control_ui_build: None,
         },
         secrets: Arc::new(secrets),
-        whois: None,
+        tailnet: None,
         limiter: LimiterSettings::default(),
         ingress: ingress::Settings {
             admin_uid: rustix::process::geteuid().as_raw(),

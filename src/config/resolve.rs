@@ -133,6 +133,8 @@ pub struct Gateway {
     pub tailscale: TailscaleMode,
     /// Where a managed Serve or Funnel forwards to; the port after the main one if absent.
     pub serve_port: Option<u16>,
+    /// Where the Tailscale daemon listens, if not where it does by itself.
+    pub tailscale_socket: Option<PathBuf>,
     pub proxy: Proxy,
     pub tls: Tls,
 }
@@ -315,6 +317,7 @@ fn gateway(reader: Reader<'_>, resolver: &Resolver, paths: &Paths) -> Result<Gat
         tailscale: tailscale.unwrap_or(TailscaleMode::Off),
         tls: tls::tls(reader, paths)?,
         serve_port: reader.port("gateway.tailscale.servePort")?,
+        tailscale_socket: tailscale_socket(reader, paths.home.as_deref())?,
         proxy: proxy(reader, paths.home.as_deref())?,
     })
 }
@@ -369,6 +372,22 @@ fn trusted_proxy(reader: Reader<'_>) -> Result<ProxyUserSettings, ConfigError> {
             .flag("gateway.auth.trustedProxy.allowLoopback")?
             .unwrap_or(false),
     })
+}
+
+fn tailscale_socket(
+    reader: Reader<'_>,
+    home: Option<&Path>,
+) -> Result<Option<PathBuf>, ConfigError> {
+    const SETTING: &str = "gateway.tailscale.socket";
+    let path = reader.text(SETTING)?;
+    match path.map(|path| secret_ref::expand_home(path, home)) {
+        Some(path) if !path.is_absolute() => Err(ConfigError::BadValue {
+            setting: SETTING.to_owned(),
+            got: "a path that depends on where the program was started".to_owned(),
+            want: "an absolute path".to_owned(),
+        }),
+        path => Ok(path),
+    }
 }
 
 fn proxy(reader: Reader<'_>, home: Option<&Path>) -> Result<Proxy, ConfigError> {

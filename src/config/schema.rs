@@ -98,6 +98,7 @@ const SETTINGS: &[(&str, Use)] = &[
     ),
     ("gateway.tailscale.mode", Served),
     ("gateway.tailscale.servePort", Served),
+    ("gateway.tailscale.socket", Served),
     ("gateway.tailscale.preserveFunnel", Ignored),
     ("gateway.proxy.port", Served),
     ("gateway.proxy.bind", Served),

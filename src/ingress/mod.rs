@@ -143,6 +143,8 @@ impl Settings {
             allowed_origins: new.allowed_origins.clone(),
             public_hosts: new.public_hosts.clone(),
             allow_plaintext_from: new.allow_plaintext_from.clone(),
+            // The daemon's word, and in no configuration.
+            tailnet_name: new.tailnet_name.clone(),
             ..self.clone()
         };
         lost(&self.allowed_origins, &new.allowed_origins)

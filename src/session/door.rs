@@ -17,6 +17,7 @@ use crate::hub::{Denied, Hub, Issued, Standing};
 use crate::ingress::cidr::{is_private, is_tailnet};
 use crate::ingress::{self, Attributed, Client, ListenerClass};
 use crate::machine;
+use crate::net::Tailnet;
 use crate::pairing::{self, DeviceFacts};
 use crate::rpc::types::connect::ConnectParams;
 
@@ -42,6 +43,12 @@ pub struct Rules {
 /// implementation bounds its time.
 pub trait WhoisSource: Send + Sync {
     fn whois(&self, source: IpAddr) -> Pin<Box<dyn Future<Output = Whois> + Send + '_>>;
+}
+
+impl WhoisSource for Tailnet {
+    fn whois(&self, source: IpAddr) -> Pin<Box<dyn Future<Output = Whois> + Send + '_>> {
+        Box::pin(Self::whois(self, source))
+    }
 }
 
 /// Who may come in, with all that it takes to find out.
@@ -100,9 +107,29 @@ impl Door {
     }
 
     /// Puts other rules in force. Failures that were counted stay counted.
-    pub fn set_rules(&self, rules: Rules, limiter: LimiterSettings) {
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    pub fn set_rules(&self, mut rules: Rules, limiter: LimiterSettings) {
+        let mut in_force = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        // The daemon said it, and no configuration.
+        rules
+            .ingress
+            .tailnet_name
+            .clone_from(&in_force.ingress.tailnet_name);
+        *in_force = Arc::new(rules);
+        drop(in_force);
         self.limiter().set_settings(limiter);
+    }
+
+    /// The name by which Serve's clients reach this host. Whoever is in stays in.
+    pub fn set_tailnet_name(&self, name: ingress::Host) {
+        let mut in_force = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ingress = in_force.ingress.clone();
+        ingress.tailnet_name = Some(name);
+        *in_force = Arc::new(Rules {
+            admission: in_force.admission.clone(),
+            ingress,
+            secret: Arc::clone(&in_force.secret),
+            since: in_force.since,
+        });
     }
 
     /// Takes one `connect` from its facts to its verdict and lets the verdict take effect. `attributed_by` is the number

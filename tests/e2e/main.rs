@@ -33,5 +33,6 @@ mod secrets;
     reason = "modules are added on several branches, each using its part"
 )]
 mod support;
+mod tailnet;
 #[cfg(feature = "tls")]
 mod tls;

@@ -27,7 +27,7 @@ use crate::hub::{self, Audience, Hub};
 use crate::ingress::{self, ListenerClass};
 use crate::machine;
 use crate::net::tls::{ServerTls, TlsError};
-use crate::net::{BindError, Doors, ProxyDoor, bind};
+use crate::net::{BindError, Doors, ProxyDoor, Tailnet, bind};
 use crate::nodes::CommandPolicy;
 use crate::session::{Door, Rules, WhoisSource};
 use crate::store::{Store, StoreError};
@@ -42,8 +42,8 @@ pub struct GatewaySettings {
     pub audit_sync_always: bool,
     pub admission: admission::Settings,
     pub secrets: Arc<Secrets>,
-    /// Who proves tailnet identities; without it there are none.
-    pub whois: Option<Arc<dyn WhoisSource>>,
+    /// Who proves tailnet identities and names this host in the tailnet, if there is a listener for them.
+    pub tailnet: Option<Arc<Tailnet>>,
     pub limiter: LimiterSettings,
     pub ingress: ingress::Settings,
     pub commands: CommandPolicy,
@@ -152,7 +152,7 @@ impl Parts {
                 secret: settings.secrets,
                 since: 0,
             },
-            settings.whois,
+            settings.tailnet.map(|it| it as Arc<dyn WhoisSource>),
             settings.limiter,
         ));
         let mut front = Front::new(door, control, settings.serve_page);
@@ -172,6 +172,7 @@ impl Gateway {
     pub async fn start(settings: GatewaySettings) -> Result<Self, StartError> {
         let (doors, state_dir) = (settings.doors.clone(), settings.state_dir.clone());
         let secrets = Arc::clone(&settings.secrets);
+        let tailnet = settings.tailnet.clone();
         let Parts {
             front,
             hub,
@@ -191,6 +192,9 @@ impl Gateway {
             tasks.spawn(http::accept(listener, Arc::clone(&front)));
         }
         tasks.spawn(tick(Arc::clone(&hub)));
+        if let Some(tailnet) = tailnet {
+            tasks.spawn(follow_name(tailnet, Arc::clone(&front.door)));
+        }
         Ok(Self {
             port: opened.port,
             listeners: opened.names,
@@ -378,6 +382,33 @@ async fn watch_secret(door: Arc<Door>, hub: Arc<Hub>) {
         interval.tick().await;
         let (rules, hub) = (door.rules(), Arc::clone(&hub));
         let _ = tokio::task::spawn_blocking(move || rules.secret.refresh(&hub)).await;
+    }
+}
+
+/// Learns by which name Serve's clients reach this host, which the daemon may know later, or differently some day.
+async fn follow_name(tailnet: Arc<Tailnet>, door: Arc<Door>) {
+    let mut told = false;
+    loop {
+        let wait = match tailnet.name().await {
+            Ok(name) => {
+                door.set_tailnet_name(name);
+                told = false;
+                limits::TAILNET_NAME_INTERVAL
+            }
+            Err(error) => {
+                if !told {
+                    tracing::warn!(
+                        %error,
+                        "tailnet identities are refused, and so is this host's name in the tailnet, until the Tailscale \
+                         daemon answers; start it and log in (tailscale up), or name its socket in \
+                         gateway.tailscale.socket, or do without (gateway.auth.allowTailscale: false)"
+                    );
+                }
+                told = true;
+                limits::TAILNET_NAME_RETRY
+            }
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -26,6 +26,7 @@ use crate::config::{
 use crate::exec::policy::Mode;
 use crate::ingress;
 use crate::ingress::{Host, Origin};
+use crate::net::Tailnet;
 use crate::nodes::CommandPolicy;
 
 /// How long a command of the agent may run when the configuration names no time (half an hour, as the reference).
@@ -187,7 +188,12 @@ fn gateway_settings(
     if !secrets.takes_time() {
         secrets.settle()?;
     }
+    let tailnet = server
+        .doors
+        .serve_port
+        .map(|_| Arc::new(Tailnet::new(gateway.tailscale_socket.clone())));
     Ok(GatewaySettings {
+        tailnet,
         state_dir: settings.paths.own.clone(),
         config_path: Some(settings.paths.config.clone()),
         doors: server.doors,
@@ -217,7 +223,6 @@ fn gateway_settings(
             )
         })?,
         secrets: Arc::new(secrets),
-        whois: None,
         ingress: ingress_settings(settings, server.mode)?,
         commands: policy(&gateway.nodes.commands),
         per_node: per_node(&gateway.nodes.entries)?,

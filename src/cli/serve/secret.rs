@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn k2_a_program_is_asked_off_the_path_of_attempts_and_k4_never_falls_back() {
-        let (parts, home) = gateway(None);
+        let (parts, _daemon, home) = gateway();
         let hub = &parts.hub;
         let file = home.path().join("secret");
         let opens = |keeper: &Secrets, secret: &str| match keeper.shared_secret(hub).0 {
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_program_is_not_asked_twice_within_its_interval() {
-        let (parts, home) = gateway(None);
+        let (parts, _daemon, home) = gateway();
         let file = home.path().join("secret");
         std::fs::write(&file, "the first secret").unwrap();
         let keeper = keeper(home.path(), Duration::from_secs(3600));

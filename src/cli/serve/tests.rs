@@ -1,29 +1,26 @@
 //! A whole Gateway without listeners, and a peer that reaches it through the managed Serve listener.
 
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{GatewaySettings, Parts, Secrets};
 use crate::auth::admission::{self, Mode};
 use crate::auth::rate_limit::LimiterSettings;
 use crate::auth::scope::ScopeSet;
-use crate::auth::whois::Whois;
 use crate::base::{Secret, limits};
 use crate::exec::policy;
 use crate::http::{self, Arrival};
 use crate::ingress::{self, ListenerClass, Peer};
-use crate::net::WsIo;
+use crate::net::tailnet::stand_in::{Reply, StandIn};
+use crate::net::{Tailnet, WsIo};
 use crate::nodes::CommandPolicy;
-use crate::session::WhoisSource;
 use crate::ws::{self, Event};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,8 +33,10 @@ const ALICE: [(&str, &str); 4] = [
     ("x-forwarded-host", "gw.tail.ts.net"),
 ];
 
-pub(super) fn gateway(whois: Option<Arc<dyn WhoisSource>>) -> (Parts, TempDir) {
+pub(super) fn gateway() -> (Parts, StandIn, TempDir) {
     let home = TempDir::new().unwrap();
+    let daemon = StandIn::start(home.path());
+    let tailnet = Tailnet::new(Some(daemon.socket.clone()));
     let parts = Parts::open(GatewaySettings {
         audit_sync_always: false,
         state_dir: home.path().join("own"),
@@ -52,7 +51,7 @@ pub(super) fn gateway(whois: Option<Arc<dyn WhoisSource>>) -> (Parts, TempDir) {
             control_ui_build: None,
         },
         secrets: Arc::new(Secrets::fixed(&Secret::new("the gateway's own secret")).unwrap()),
-        whois,
+        tailnet: Some(Arc::new(tailnet)),
         limiter: LimiterSettings::default(),
         ingress: ingress::Settings::default(),
         commands: CommandPolicy::default(),
@@ -63,7 +62,7 @@ pub(super) fn gateway(whois: Option<Arc<dyn WhoisSource>>) -> (Parts, TempDir) {
         exec_timeout: PATIENCE,
         turn_timeout: PATIENCE,
     });
-    (parts.unwrap(), home)
+    (parts.unwrap(), daemon, home)
 }
 
 /// Upgrades at `class` from a loopback peer and reads the challenge.
@@ -117,84 +116,27 @@ async fn send_connect(peer: &mut WsIo<DuplexStream>) {
     peer.flush().await.unwrap();
 }
 
-/// A daemon that never answers, and tells when it was asked and when the question was dropped.
-struct Slow(mpsc::UnboundedSender<Seen>);
-
-#[derive(PartialEq, Debug)]
-enum Seen {
-    Asked(IpAddr),
-    Dropped,
-}
-
-impl WhoisSource for Slow {
-    fn whois(&self, source: IpAddr) -> Pin<Box<dyn Future<Output = Whois> + Send + '_>> {
-        struct Tell(mpsc::UnboundedSender<Seen>);
-        impl Drop for Tell {
-            fn drop(&mut self) {
-                let _ = self.0.send(Seen::Dropped);
-            }
-        }
-        Box::pin(async move {
-            let _tell = Tell(self.0.clone());
-            self.0.send(Seen::Asked(source)).unwrap();
-            std::future::pending().await
-        })
-    }
-}
-
-/// Who belongs to every address.
-struct Everyone(Whois);
-
-impl WhoisSource for Everyone {
-    fn whois(&self, _: IpAddr) -> Pin<Box<dyn Future<Output = Whois> + Send + '_>> {
-        let answer = self.0.clone();
-        Box::pin(async { answer })
-    }
-}
-
 #[tokio::test]
 async fn an_identity_is_waited_for_only_as_long_as_its_caller_stays() {
-    let (asked, mut seen) = mpsc::unbounded_channel();
-    let (parts, _home) = gateway(Some(Arc::new(Slow(asked))));
+    let (parts, daemon, _home) = gateway();
+    daemon.say("100.64.0.9", Reply::Silence);
     let mut peer = upgraded(&parts, ListenerClass::Serve, &ALICE).await;
     send_connect(&mut peer).await;
-    let source = "100.64.0.9".parse().unwrap();
-    let next = timeout(PATIENCE, seen.recv()).await.unwrap();
-    assert_eq!(next, Some(Seen::Asked(source)));
+    let asked = tokio::task::spawn_blocking(move || {
+        daemon.wait_until_asked("100.64.0.9", 1);
+        daemon
+    });
+    let daemon = asked.await.unwrap();
     assert_eq!(parts.front.preauth.len(), 1);
     // Somebody else is not held up by it.
     let mut other = upgraded(&parts, ListenerClass::Serve, &ALICE[1..]).await;
     send_connect(&mut other).await;
     assert_eq!(frame(&mut other).await["ok"], false);
+    let before = Instant::now();
     drop((peer, other));
-    let next = timeout(limits::HANDSHAKE_TIMEOUT / 2, seen.recv())
+    tokio::task::spawn_blocking(move || daemon.wait_until_left())
         .await
         .unwrap();
-    assert_eq!(next, Some(Seen::Dropped));
+    assert!(before.elapsed() < limits::TAILNET_TIMEOUT * 2 / 3);
     assert_eq!(parts.hub.session_counts().0, 0);
-}
-
-#[tokio::test]
-async fn t2_who_the_daemon_names_comes_in_without_scopes() {
-    for (whois, code) in [
-        (Some("alice@x.example"), ""),
-        (Some("bob@x.example"), "AUTH_TAILSCALE_IDENTITY_MISMATCH"),
-        (None, "AUTH_TAILSCALE_WHOIS_FAILED"),
-    ] {
-        let source = whois.map(|login| {
-            let found = Whois::Found {
-                login: login.to_owned(),
-            };
-            Arc::new(Everyone(found)) as Arc<dyn WhoisSource>
-        });
-        let (parts, _home) = gateway(source);
-        let mut peer = upgraded(&parts, ListenerClass::Serve, &ALICE).await;
-        send_connect(&mut peer).await;
-        let answer = frame(&mut peer).await;
-        let refused = answer["error"]["details"]["code"].as_str();
-        assert_eq!(refused.unwrap_or_default(), code, "{answer}");
-        if code.is_empty() {
-            assert_eq!(answer["payload"]["auth"]["scopes"], json!([]), "{answer}");
-        }
-    }
 }

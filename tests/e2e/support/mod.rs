@@ -6,6 +6,8 @@ mod gateway;
 mod http;
 mod peer;
 mod process;
+#[path = "../../../src/net/tailnet/stand_in.rs"]
+pub(crate) mod tailscaled;
 
 use std::time::Duration;
 
