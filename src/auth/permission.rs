@@ -87,6 +87,9 @@ pub fn required(method: Method) -> Access {
         | Method::ExecApprovalList
         | Method::ExecApprovalWaitDecision
         | Method::ExecApprovalResolve => Access::Operator(Need::Scope(Scope::Approvals)),
+        Method::ExecApprovalsNodeGet | Method::ExecApprovalsNodeSet => {
+            Access::Operator(Need::Scope(Scope::Admin))
+        }
 
         Method::ChatStartup | Method::ChatMetadata | Method::ChatHistory => READ,
         Method::ChatSend | Method::ChatAbort | Method::Agent | Method::AgentWait => WRITE,

@@ -210,6 +210,12 @@ pub const EXEC_ENV_BYTES_MAX: usize = 32 * KIB;
 pub const EXEC_WHICH_NAMES_MAX: usize = 64;
 /// The largest program or script whose content an approval can be bound to, in bytes.
 pub const EXEC_OPERAND_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// A node's `exec-approvals.json`, in bytes. It is read for each command.
+pub const EXEC_POLICY_BYTES_MAX: usize = 256 * KIB;
+/// Rules of all allowlists in that file.
+pub const EXEC_RULES_MAX: usize = 1024;
+/// A rule's pattern, and a path that it is held against, in bytes (Linux's longest path).
+pub const EXEC_RULE_BYTES_MAX: usize = 4 * KIB;
 /// Approvals that are kept, whether they wait, are decided or are over. What is over gives way first.
 pub const APPROVALS_MAX: usize = 256;
 /// How long a request for an approval waits when the caller names no time, in milliseconds (five minutes).

@@ -13,8 +13,7 @@ use crate::base::Secret;
 use crate::client::call::shown;
 use crate::client::credentials::{self, Caller, Query, Target};
 use crate::client::{ConnectError, Endpoint, Identity, Sent, WsUrl};
-use crate::config::{ExecMode, GatewayMode, Settings};
-use crate::exec::Mode;
+use crate::config::GatewayMode;
 use crate::machine;
 use crate::node_host::connect::{self, Notice, Stopped};
 use crate::node_host::{self, Host, Settings as HostSettings};
@@ -30,8 +29,15 @@ pub async fn run(context: &Context, args: &NodeRunArgs) -> Result<(), Failure> {
     let _lock = node_service::lock(context)?;
     let identity = Arc::new(Identity::load_or_create(&settings.paths.identity_dir())?);
     output::note(&format!("node {}", identity.id()));
-    let host = HostSettings::of_process(mode(settings))
-        .map(Host::new)
+    // Its own policy can only narrow what the Gateway decides; a host that is told to ask leaves the asking to it.
+    let host = HostSettings::of_process(settings.exec.mode)
+        .map(|host| {
+            let policy_path = Some(settings.paths.exec_approvals_file());
+            Host::new(HostSettings {
+                policy_path,
+                ..host
+            })
+        })
         .map_err(|error| Failure::new(Exit::Config, format!("no working directory: {error}")))?;
     let host = match &args.commands {
         None => host,
@@ -75,17 +81,6 @@ fn url(context: &Context, args: &NodeRunArgs) -> Result<WsUrl, Failure> {
     let is_ours = url.host == "127.0.0.1" && settings.gateway.mode == GatewayMode::Local;
     url.tls = args.tls || !args.no_tls && is_ours && settings.gateway.tls.source.is_some();
     Ok(url)
-}
-
-/// The node's own policy. It can only narrow what the Gateway decides; a node that is told to ask leaves the asking to the
-/// Gateway, which sends the approval with the command.
-fn mode(settings: &Settings) -> Mode {
-    match settings.exec.mode {
-        ExecMode::Deny => Mode::Deny,
-        ExecMode::Allowlist => Mode::Allowlist,
-        ExecMode::Ask => Mode::Ask,
-        ExecMode::Full => Mode::Full,
-    }
 }
 
 /// The shared secret, looked up anew for each attempt, so that a rotated one is found.

@@ -73,6 +73,11 @@ impl Paths {
         self.own.join("identity")
     }
 
+    /// The node host's own exec policy.
+    pub fn exec_approvals_file(&self) -> PathBuf {
+        self.own.join("exec-approvals.json")
+    }
+
     pub fn audit_dir(&self) -> PathBuf {
         self.own.join("audit")
     }

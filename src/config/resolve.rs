@@ -14,6 +14,7 @@ use super::secret_ref::{self, Resolver, SecretInput};
 use super::tls::{self, Tls};
 use super::tree::Tree;
 use crate::auth::scope::{Scope, ScopeSet};
+pub use crate::exec::Mode as ExecMode;
 use crate::ingress::ProxyUserSettings;
 use crate::ingress::cidr::Cidr;
 
@@ -139,17 +140,9 @@ pub struct Gateway {
     pub tls: Tls,
 }
 
-/// In the order of strictness.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum ExecMode {
-    Deny,
-    Allowlist,
-    Ask,
-    Full,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exec {
+    /// The node's own, where the node host reads it.
     pub mode: ExecMode,
     pub host: Option<String>,
     pub node: Option<String>,
@@ -511,7 +504,11 @@ fn exec(reader: Reader<'_>) -> Result<Exec, ConfigError> {
     // `off` adds nothing to what `security` says; the others want a question.
     let ask = reader.one_of(
         "tools.exec.ask",
-        &[("off", None), ("on-miss", Some(())), ("always", Some(()))],
+        &[
+            ("off", None),
+            ("on-miss", Some(ExecMode::Ask)),
+            ("always", Some(ExecMode::AskAlways)),
+        ],
     )?;
     reader.one_of(
         "tools.exec.askFallback",
@@ -519,7 +516,7 @@ fn exec(reader: Reader<'_>) -> Result<Exec, ConfigError> {
     )?;
     let legacy = match (security, ask.flatten()) {
         (Some(ExecMode::Deny), _) => Some(ExecMode::Deny),
-        (Some(_), Some(())) | (None, Some(())) => Some(ExecMode::Ask),
+        (_, Some(asks)) => Some(asks),
         (said, None) => said,
     };
     let timeout = reader.whole("tools.exec.timeoutSeconds", (1, 86_400))?;
@@ -527,8 +524,8 @@ fn exec(reader: Reader<'_>) -> Result<Exec, ConfigError> {
         mode: mode
             .into_iter()
             .chain(legacy)
-            .min()
-            .unwrap_or(ExecMode::Ask),
+            .reduce(ExecMode::merge)
+            .unwrap_or_default(),
         host: reader.text("tools.exec.host")?.map(str::to_owned),
         node: reader.text("tools.exec.node")?.map(str::to_owned),
         timeout: timeout.map(Duration::from_secs),

@@ -502,7 +502,7 @@ fn the_strictest_exec_word_counts() {
         ("mode:'full'", ExecMode::Full),
         ("mode:'auto'", ExecMode::Ask),
         ("mode:'full',security:'deny'", ExecMode::Deny),
-        ("mode:'full',ask:'always'", ExecMode::Ask),
+        ("mode:'full',ask:'always'", ExecMode::AskAlways),
         ("security:'full',ask:'off'", ExecMode::Full),
         ("security:'full',ask:'on-miss'", ExecMode::Ask),
         ("security:'allowlist'", ExecMode::Allowlist),

@@ -5,7 +5,9 @@
 //! Attacker controls: argv, cwd, environment, run ids, and (as a node) every field of a plan.
 //! Bounds: `EXEC_*` of `base::limits`. Errors: one enum per file; each is a refusal, none is broken state.
 
+pub mod allowlist;
 pub mod approval;
+pub mod approvals_file;
 pub mod argv_text;
 pub mod env;
 pub mod output;

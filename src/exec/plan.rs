@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::base::limits::{EXEC_ARGS_MAX, EXEC_ARGV_BYTES_MAX};
+use crate::exec::allowlist::{self, Rule};
 use crate::exec::policy::Mode;
 
 /// One command, exactly. Unknown fields are passed over in reading; `Prepared::raw` still has them.
@@ -74,6 +75,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// The plan's JSON as the node wrote it, for `systemRunPlan`.
     pub raw: Box<RawValue>,
+    /// The rules that an `allow-always` would keep; empty if none could cover the command.
+    pub coverage: Vec<Rule>,
 }
 
 /// Why a node's plan is not used.
@@ -167,19 +170,57 @@ impl Prepared {
     /// Reads a prepare result's payload.
     pub fn parse(payload_json: &str) -> Result<Self, PlanError> {
         #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
         struct Payload {
             plan: Box<RawValue>,
+            #[serde(default)]
+            allow_always_coverage: serde_json::Value,
+        }
+        #[derive(Deserialize)]
+        struct Coverage {
+            complete: bool,
+            patterns: Vec<Rule>,
         }
         let payload: Payload =
             serde_json::from_str(payload_json).map_err(|_| PlanError::Malformed)?;
-        Self::of_plan(payload.plan)
+        let mut prepared = Self::of_plan(payload.plan)?;
+        // What we cannot read covers nothing.
+        if let Ok(Coverage {
+            complete: true,
+            patterns,
+        }) = serde_json::from_value(payload.allow_always_coverage)
+        {
+            prepared.coverage = patterns;
+        }
+        Ok(prepared)
     }
 
     /// Reads a plan by itself.
     pub fn of_plan(raw: Box<RawValue>) -> Result<Self, PlanError> {
         let plan: Plan = serde_json::from_str(raw.get()).map_err(|_| PlanError::Malformed)?;
         check_argv(&plan.argv).map_err(PlanError::BadArgv)?;
-        Ok(Self { plan, raw })
+        Ok(Self {
+            plan,
+            raw,
+            coverage: Vec::new(),
+        })
+    }
+
+    /// Whether an `allow-always` would mean something: the node could keep it, and the command is one that we follow.
+    pub fn may_always(&self) -> bool {
+        !self.coverage.is_empty() && allowlist::inner(&self.plan.argv).is_some()
+    }
+
+    /// Whether the node says that its allowlist holds the command already. It decides again when the command comes,
+    /// without an approval of ours.
+    pub fn is_listed(&self) -> bool {
+        let rules = self.plan.policy_snapshot.iter();
+        let rules: Vec<Rule> = rules
+            .flat_map(|snapshot| &snapshot.allowlist_rules)
+            .filter_map(|rule| serde_json::from_value(rule.clone()).ok())
+            .collect();
+        let listed = |exact: &Rule| rules.iter().any(|rule| rule.allows(exact));
+        self.may_always() && self.coverage.iter().all(listed)
     }
 
     /// Whether the node planned what was asked and nothing else: it may only turn a program's name into its absolute

@@ -13,7 +13,9 @@ pub enum Mode {
     Deny,
     /// What an allowlist names runs; nobody is asked about the rest.
     Allowlist,
-    /// Each command needs an approval.
+    /// Each command needs an approval, whatever an allowlist says.
+    AskAlways,
+    /// Each command that no allowlist names needs an approval.
     #[default]
     Ask,
     /// Every command runs.
@@ -61,9 +63,10 @@ impl Mode {
             Some(word) => return Err(unknown("security", word)),
         };
         let asks = match ask {
-            Some("off") => false,
-            Some("on-miss" | "always") => true,
-            None => by_security != Self::Full,
+            Some("off") => None,
+            Some("on-miss") => Some(Self::Ask),
+            Some("always") => Some(Self::AskAlways),
+            None => (by_security != Self::Full).then_some(Self::Ask),
             Some(word) => return Err(unknown("ask", word)),
         };
         match ask_fallback {
@@ -72,21 +75,25 @@ impl Mode {
         }
         Ok(match by_security {
             Self::Deny => Self::Deny,
-            _ if asks => Self::Ask,
-            other => other,
+            other => asks.unwrap_or(other),
         })
     }
 
     /// The stricter of the two: a side can tighten what the other allows and never loosen it.
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
-        self.min(other)
+        match (self, other) {
+            // What an allowlist must name and somebody must approve as well is more than either side can say.
+            (Self::Allowlist, Self::AskAlways) | (Self::AskAlways, Self::Allowlist) => Self::Deny,
+            _ => self.min(other),
+        }
     }
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Deny => "deny",
             Self::Allowlist => "allowlist",
+            Self::AskAlways => "ask-always",
             Self::Ask => "ask",
             Self::Full => "full",
         }
@@ -97,7 +104,8 @@ impl Mode {
         match self {
             Self::Deny => ("deny", "off"),
             Self::Allowlist => ("allowlist", "off"),
-            Self::Ask => ("allowlist", "always"),
+            Self::AskAlways => ("allowlist", "always"),
+            Self::Ask => ("allowlist", "on-miss"),
             Self::Full => ("full", "off"),
         }
     }
@@ -114,12 +122,20 @@ fn unknown(setting: &'static str, word: &str) -> UnknownWord {
 mod tests {
     use super::*;
 
-    const ALL: [Mode; 4] = [Mode::Deny, Mode::Allowlist, Mode::Ask, Mode::Full];
+    const ALL: [Mode; 5] = [
+        Mode::Deny,
+        Mode::Allowlist,
+        Mode::AskAlways,
+        Mode::Ask,
+        Mode::Full,
+    ];
 
     #[test]
     fn words_are_exact() {
         for mode in ALL {
-            assert_eq!(Mode::parse(mode.as_str()), Ok(mode));
+            if mode != Mode::AskAlways {
+                assert_eq!(Mode::parse(mode.as_str()), Ok(mode));
+            }
             let (security, ask) = mode.legacy();
             assert_eq!(
                 Mode::from_legacy(Some(security), Some(ask), Some("deny")),
@@ -144,7 +160,7 @@ mod tests {
         let legacy = |security, ask| Mode::from_legacy(security, ask, Some("full"));
         assert_eq!(legacy(None, None), Ok(Mode::Ask));
         assert_eq!(legacy(Some("full"), None), Ok(Mode::Full));
-        assert_eq!(legacy(Some("full"), Some("always")), Ok(Mode::Ask));
+        assert_eq!(legacy(Some("full"), Some("always")), Ok(Mode::AskAlways));
         assert_eq!(legacy(Some("allowlist"), Some("on-miss")), Ok(Mode::Ask));
         assert_eq!(legacy(Some("deny"), Some("always")), Ok(Mode::Deny));
         assert_eq!(legacy(None, Some("off")), Ok(Mode::Ask));
@@ -156,6 +172,7 @@ mod tests {
             for other in ALL {
                 let merged = one.merge(other);
                 assert!(merged <= one && merged <= other);
+                assert!(merged != Mode::Allowlist || ![one, other].contains(&Mode::AskAlways));
                 assert_eq!(merged, other.merge(one));
             }
         }

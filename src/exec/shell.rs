@@ -10,7 +10,7 @@ const INTERPRETERS: &[&str] = &[
     "Rscript", "ruby", "tclsh",
 ];
 
-fn base_name(program: &str) -> &str {
+pub(super) fn base_name(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or(program)
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Caller, Hub, Invoke, Timing};
-use crate::audit::{self, Actor};
+use crate::audit::{self, Actor, Digest};
 use crate::auth::scope::Scope;
 use crate::base::{DeviceId, Refusal, ids::uuid_v4, limits};
 use crate::exec::approval::{self, Binding, Decision, Use, Wanted};
@@ -15,7 +15,7 @@ use crate::exec::env::Overrides;
 use crate::exec::plan::{Asked, Plan, Prepared};
 use crate::exec::{Mode, argv_text, redact};
 use crate::machine;
-use crate::nodes::{Refused, exec_gate};
+use crate::nodes::{self, Refused, exec_gate};
 
 /// How long a node may take to plan a command.
 const PREPARE_TIMEOUT_MS: u64 = 30_000;
@@ -162,8 +162,10 @@ impl Hub {
                 })?;
                 Some(Decision::AllowOnce)
             }
+            // The node's own list is what lets it run: no approval of ours goes with it.
+            Mode::Ask | Mode::Allowlist if prepared.is_listed() => None,
             Mode::Deny | Mode::Allowlist => return Err(Refused::AllowlistMiss),
-            Mode::Ask => {
+            Mode::AskAlways | Mode::Ask => {
                 let now_ms = machine::now_ms();
                 let wanted = Wanted {
                     id: run_id.clone(),
@@ -171,13 +173,17 @@ impl Hub {
                     node: request.node.clone(),
                     prepared: prepared.clone(),
                     env: Overrides::new(),
-                    may_always: false,
+                    may_always: mode == Mode::Ask && prepared.may_always(),
                     created_at_ms: now_ms,
                     expires_at_ms: now_ms + limits::APPROVAL_TTL_MS_DEFAULT,
                 };
                 Some(self.ask(&request.caller, &request.actor, wanted).await?)
             }
         };
+        // The operator may have taken their time, and the configuration may have changed meanwhile.
+        if self.settings().exec_mode == Mode::Deny {
+            return Err(Refused::ExecDenied);
+        }
         let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
         let params = RunParams {
             timeout_ms: Some(timeout_ms),
@@ -240,6 +246,9 @@ impl Hub {
         params: Option<Box<RawValue>>,
     ) -> Result<Checked, Refused> {
         let text = params.map(|raw| String::from(Box::<str>::from(raw)));
+        if nodes::is_reserved(command) {
+            return Err(Refused::ReservedCommand);
+        }
         if command != "system.run" {
             return Ok(Checked {
                 params_json: text,
@@ -313,6 +322,33 @@ impl Hub {
             approval: None,
             command_text: None,
         })
+    }
+
+    /// Reads a node's own exec policy file, or sets it: recorded, then relayed (N6).
+    pub async fn node_policy_file(
+        &self,
+        caller: &Caller,
+        node: &DeviceId,
+        set: Option<(String, Digest)>,
+    ) -> Result<super::NodeResult, Refused> {
+        let command = match set {
+            None => "system.execApprovals.get",
+            Some(_) => "system.execApprovals.set",
+        };
+        let mut params_json = "{}".to_owned();
+        if let Some((params, after_sha256)) = set {
+            self.decide_reserved(&self.lock(), node, command)?;
+            self.record_approval(&audit::Event::PolicyChanged {
+                policy: "exec-approvals".to_owned(),
+                before_sha256: None,
+                after_sha256,
+                summary: format!("of node {}", node.as_str()).as_str().into(),
+                by: caller.actor.clone(),
+            })?;
+            params_json = params;
+        }
+        let invoke = self.plain(node, command, params_json, caller.actor.clone());
+        self.invoke(invoke).await.result
     }
 
     async fn prepare(&self, request: &ExecRequest) -> Result<Prepared, Refused> {

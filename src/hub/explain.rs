@@ -161,7 +161,7 @@ impl Hub {
         let verdict = match Mode::from_legacy(Some(&security), Some(&ask), None) {
             Ok(Mode::Full) => Verdict::Allow,
             Ok(Mode::Deny) => Verdict::Deny,
-            Ok(Mode::Ask | Mode::Allowlist) => Verdict::Ask,
+            Ok(Mode::Ask | Mode::AskAlways | Mode::Allowlist) => Verdict::Ask,
             Err(_) => Verdict::Unknown,
         };
         Finding {

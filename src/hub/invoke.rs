@@ -223,7 +223,12 @@ impl Hub {
         timeout_ms: u64,
     ) -> Result<oneshot::Receiver<Answer>, Refused> {
         let mut inner = self.lock();
-        let conn = self.decide(&inner, &invoke.node, &invoke.command)?;
+        // `node.invoke` never gets here with one of these.
+        let conn = if nodes::is_reserved(&invoke.command) {
+            self.decide_reserved(&inner, &invoke.node, &invoke.command)?
+        } else {
+            self.decide(&inner, &invoke.node, &invoke.command)?
+        };
         inner.invokes.has_room()?;
         if keyed
             .as_ref()
@@ -298,6 +303,33 @@ impl Hub {
         session
             .map(|session| session.conn.clone())
             .ok_or(Refused::NotConnected)
+    }
+
+    /// Whether a node takes a command that has methods of its own: it declares it, an operator approved the node, and no
+    /// rule denies it. The method's scope takes the place of `gateway.nodes.commands.allow`.
+    pub(super) fn decide_reserved(
+        &self,
+        inner: &Inner,
+        node: &DeviceId,
+        command: &str,
+    ) -> Result<ConnId, Refused> {
+        inner.pairing.device(node).ok_or(Refused::UnknownNode)?;
+        let session = inner.registry.session(node).ok_or(Refused::NotConnected)?;
+        let command = command.to_owned();
+        let policy = self.command_policy(node);
+        if policy.deny.iter().any(|it| *it == command || it == "*") {
+            return Err(Refused::Denied {
+                command,
+                by: nodes::DeniedBy::Gateway,
+            });
+        }
+        if !session.declared_commands.contains(&command) {
+            return Err(Refused::NotDeclared { command });
+        }
+        match inner.pairing.surface(node) {
+            Some(_) => Ok(session.conn.clone()),
+            None => Err(Refused::SurfacePending { request_id: None }),
+        }
     }
 
     /// The Gateway's command policy as it stands for one node.

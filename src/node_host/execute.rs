@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Host, NodeError, blocking, payload, prepare};
 use crate::base::limits::{EXEC_OUTPUT_BYTES_MAX, INVOKE_TIMEOUT_MS_MAX};
+use crate::exec::allowlist::Rule;
+use crate::exec::approvals_file::Policy;
 use crate::exec::env::{self, Overrides};
 use crate::exec::output::Capture;
 use crate::exec::plan::check_argv;
@@ -69,6 +71,11 @@ impl RunResult {
 }
 
 impl Params {
+    /// Whether the command gets this host's environment as it is.
+    pub(super) fn sets_nothing(&self) -> bool {
+        self.env.as_ref().is_none_or(Overrides::is_empty)
+    }
+
     pub(super) fn parse(params_json: &str) -> Result<Self, NodeError> {
         serde_json::from_str(params_json)
             .map_err(|_| NodeError::invalid("INVALID_REQUEST: params malformed"))
@@ -108,11 +115,22 @@ pub(super) async fn run(params_json: &str, context: &Context) -> Result<String, 
     let host = &context.host;
     let params = Params::parse(params_json)?;
     let argv = params.command()?;
-    let claims_approval = permit(host.mode, &params, &argv)?;
     let _slot = host.slot()?;
     let started = {
         let host = Arc::clone(host);
-        blocking(move || resolve(&host, params, argv, claims_approval)).await??
+        blocking(move || {
+            let policy = host.policy(params.agent_id.as_deref());
+            let cwd = absolute_cwd(&host, params.cwd.as_deref());
+            let exact = || {
+                let cwd = std::fs::canonicalize(&cwd).ok()?;
+                params
+                    .sets_nothing()
+                    .then(|| host.exact_rule(&argv, &cwd))?
+            };
+            let permit = permit(&policy, &params, &argv, exact)?;
+            resolve(&host, params, argv, &permit)
+        })
+        .await??
     };
     let spec = match started {
         Ok(spec) => spec,
@@ -149,21 +167,39 @@ fn ended_by_signal(status: std::process::ExitStatus) -> Option<String> {
     Some(format!("ended by signal {signal}"))
 }
 
-/// Whether this machine lets the command run, and whether it does so on an approval. Nothing has been touched yet.
-fn permit(mode: Mode, params: &Params, argv: &[String]) -> Result<bool, NodeError> {
+/// On what this machine lets a command run.
+#[derive(Default)]
+struct Permit {
+    /// On an approval; what it was for is looked at once more.
+    approved: bool,
+    /// The rule that the approval asks to keep.
+    keep: Option<Rule>,
+}
+
+/// Whether this machine lets the command run. `exact` is the rule that would cover it.
+fn permit(
+    policy: &Policy,
+    params: &Params,
+    argv: &[String],
+    exact: impl Fn() -> Option<Rule>,
+) -> Result<Permit, NodeError> {
+    let mode = policy.mode;
     let claims_approval = params.approved == Some(true) || params.approval_decision.is_some();
     if claims_approval && params.approval_source.is_some() {
         return Err(NodeError::invalid(
             "INVALID_REQUEST: approvalSource cannot be combined with an explicit approval",
         ));
     }
+    let listed = || exact().is_some_and(|exact| policy.allows(&exact));
     match mode {
         Mode::Deny => return Err(NodeError::denied("security=deny")),
-        // We keep no allowlist yet, so nothing is on it.
-        Mode::Allowlist => return Err(NodeError::denied("allowlist miss")),
-        Mode::Ask if !claims_approval => return Err(NodeError::denied("approval required")),
-        Mode::Full if !claims_approval => return Ok(false),
-        Mode::Ask | Mode::Full => {}
+        Mode::Allowlist if !listed() => return Err(NodeError::denied("allowlist miss")),
+        Mode::AskAlways if !claims_approval => return Err(NodeError::denied("approval required")),
+        Mode::Ask if !claims_approval && !listed() => {
+            return Err(NodeError::denied("approval required"));
+        }
+        _ if !claims_approval => return Ok(Permit::default()),
+        Mode::Allowlist | Mode::AskAlways | Mode::Ask | Mode::Full => {}
     }
     let decision = params.approval_decision.as_deref().map(Decision::parse);
     // `approved` without a decision says too little for a host that asks. A word that is no consent is a veto even
@@ -187,12 +223,24 @@ fn permit(mode: Mode, params: &Params, argv: &[String]) -> Result<bool, NodeErro
             "INVALID_REQUEST: delayed approval requires a prepared policy snapshot",
         ));
     };
-    if *snapshot != PolicySnapshot::of(mode) {
+    // Rules that came or went since do not matter to what somebody approved.
+    let words = PolicySnapshot {
+        allowlist_rules: Vec::new(),
+        ..snapshot.clone()
+    };
+    if words != PolicySnapshot::of(mode) {
         return Err(NodeError::denied(
             "exec approval policy changed; request approval again",
         ));
     }
-    Ok(true)
+    let always = decision == Some(Decision::AllowAlways) && mode != Mode::AskAlways;
+    Ok(Permit {
+        approved: true,
+        keep: always
+            .then(exact)
+            .flatten()
+            .filter(|rule| !policy.allows(rule)),
+    })
 }
 
 fn matches(plan: &Plan, params: &Params, argv: &[String]) -> bool {
@@ -209,11 +257,14 @@ fn resolve(
     host: &Host,
     params: Params,
     argv: Vec<String>,
-    claims_approval: bool,
+    permit: &Permit,
 ) -> Result<Result<Spec, String>, NodeError> {
     let cwd = absolute_cwd(host, params.cwd.as_deref());
-    if claims_approval {
+    if permit.approved {
         check_files(params.system_run_plan.as_ref(), &argv, &cwd)?;
+    }
+    if let Some(rule) = &permit.keep {
+        host.keep_rule(params.agent_id.as_deref(), rule);
     }
     if !cwd.is_dir() {
         return Ok(Err(format!(

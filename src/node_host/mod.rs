@@ -7,13 +7,14 @@
 
 pub mod connect;
 pub mod execute;
+mod policy;
 mod prepare;
 pub mod retry;
 pub mod which;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, watch};
 
@@ -21,12 +22,20 @@ use crate::base::limits::EXEC_RUNS_MAX;
 use crate::exec::{self, Mode};
 
 /// The commands that `handle` knows, for the node's declaration.
-pub const COMMANDS: &[&str] = &["system.run", "system.run.prepare", "system.which"];
+pub const COMMANDS: &[&str] = &[
+    "system.execApprovals.get",
+    "system.execApprovals.set",
+    "system.run",
+    "system.run.prepare",
+    "system.which",
+];
 
 /// What the operator of this machine has set.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub mode: Mode,
+    /// This machine's own exec policy file; it tightens the mode, and holds the allowlists.
+    pub policy_path: Option<PathBuf>,
     /// Where commands run when they name no directory; absolute.
     pub cwd: PathBuf,
     /// The environment that commands inherit, before `exec::env` takes out what they must not see.
@@ -38,6 +47,7 @@ impl Settings {
     pub fn of_process(mode: Mode) -> std::io::Result<Self> {
         Ok(Self {
             mode,
+            policy_path: None,
             cwd: std::env::current_dir()?,
             env: std::env::vars_os().collect(),
         })
@@ -48,6 +58,9 @@ impl Settings {
 #[derive(Debug)]
 pub struct Host {
     mode: Mode,
+    policy_path: Option<PathBuf>,
+    /// Held from reading the policy file to writing it.
+    writing: Mutex<()>,
     cwd: PathBuf,
     env: Vec<(OsString, OsString)>,
     path: OsString,
@@ -67,6 +80,8 @@ impl Host {
         let path = env.iter().find(|(name, _)| name == "PATH");
         Self {
             mode: settings.mode,
+            policy_path: settings.policy_path,
+            writing: Mutex::new(()),
             cwd: settings.cwd,
             path: path.map_or_else(|| which::PATH_DEFAULT.into(), |(_, path)| path.clone()),
             env,
@@ -190,6 +205,8 @@ pub async fn handle(
     let params_json = params_json
         .ok_or_else(|| NodeError::invalid("Error: INVALID_REQUEST: paramsJSON required"))?;
     match command {
+        "system.execApprovals.get" => policy::get(params_json, &context.host).await,
+        "system.execApprovals.set" => policy::set(params_json, &context.host).await,
         "system.run" => execute::run(params_json, context).await,
         "system.run.prepare" => prepare::prepare(params_json, &context.host).await,
         _ => which::answer(params_json, &context.host).await,

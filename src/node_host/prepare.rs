@@ -17,6 +17,7 @@ use super::execute::{Params, absolute_cwd};
 use super::{Host, NodeError, blocking, payload};
 use crate::base::ids::hex_lower;
 use crate::base::limits::EXEC_OPERAND_BYTES_MAX;
+use crate::exec::allowlist::Rule;
 use crate::exec::{FileOperand, Mode, Plan, PolicySnapshot, argv_text, shell};
 
 #[derive(Serialize)]
@@ -33,11 +34,11 @@ struct ExecPolicy {
     ask: &'static str,
 }
 
-/// What an allow-always would cover. We keep no such rules, so it covers nothing.
+/// The rule that an allow-always would keep, if one can cover the command.
 #[derive(Serialize)]
 struct Coverage {
     complete: bool,
-    patterns: [(); 0],
+    patterns: Vec<Rule>,
 }
 
 pub(super) async fn prepare(params_json: &str, host: &Arc<Host>) -> Result<String, NodeError> {
@@ -48,23 +49,44 @@ pub(super) async fn prepare(params_json: &str, host: &Arc<Host>) -> Result<Strin
         (security, ask) => Mode::from_legacy(security.as_deref(), ask.as_deref(), None)
             .map_err(|error| NodeError::invalid(format!("INVALID_REQUEST: {error}")))?,
     };
-    let mode = host.mode.merge(asked);
+    let _slot = host.slot()?;
+    let host = Arc::clone(host);
+    blocking(move || answer(&host, &params, argv, asked)).await?
+}
+
+fn answer(
+    host: &Host,
+    params: &Params,
+    argv: Vec<String>,
+    asked: Mode,
+) -> Result<String, NodeError> {
+    let policy = host.policy(params.agent_id.as_deref());
+    let mode = policy.mode.merge(asked);
     if mode == Mode::Deny {
         return Err(NodeError::denied("security=deny"));
     }
     // As the reference: only one who asks with the freest words, of a host that agrees, gets the command as written.
     let says_so = params.security.is_some() && params.ask.is_some();
     let pin = !(mode == Mode::Full && says_so);
-    let _slot = host.slot()?;
-    let host = Arc::clone(host);
-    let plan = blocking(move || plan(&host, &params, argv, pin)).await??;
+    let mut plan = plan(host, params, argv, pin)?;
+    // Rules cover a command as it is, without variables that somebody sets.
+    let cwd = plan.cwd.as_deref().map(Path::new);
+    let exact = cwd
+        .filter(|_| params.sets_nothing())
+        .and_then(|cwd| host.exact_rule(&plan.argv, cwd));
+    let allowing = |rule: &&Rule| exact.as_ref().is_some_and(|exact| rule.allows(exact));
+    let rules = policy.rules.iter().filter(allowing);
+    plan.policy_snapshot = Some(PolicySnapshot {
+        allowlist_rules: rules.map(|rule| serde_json::json!(rule)).collect(),
+        ..PolicySnapshot::of(policy.mode)
+    });
     let (security, ask) = mode.legacy();
     payload(&Answer {
         plan,
         exec_policy: ExecPolicy { security, ask },
         allow_always_coverage: Coverage {
-            complete: false,
-            patterns: [],
+            complete: exact.is_some(),
+            patterns: exact.into_iter().collect(),
         },
     })
 }
@@ -98,7 +120,7 @@ fn plan(host: &Host, params: &Params, mut argv: Vec<String>, pin: bool) -> Resul
         agent_id: params.agent_id.clone(),
         session_key: params.session_key.clone(),
         mutable_file_operand: operand,
-        policy_snapshot: Some(PolicySnapshot::of(host.mode)),
+        policy_snapshot: None,
     })
 }
 
@@ -135,7 +157,7 @@ pub(super) fn file_operand(argv: &[String], cwd: &Path) -> Result<Option<FileOpe
     }))
 }
 
-fn file_sha256(path: &Path) -> Option<String> {
+pub(super) fn file_sha256(path: &Path) -> Option<String> {
     // Without `NONBLOCK` a FIFO that was put in the file's place would hold the thread for ever.
     let file: File = OpenOptions::new()
         .read(true)

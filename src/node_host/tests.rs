@@ -20,6 +20,7 @@ impl Machine {
         let dir = tempfile::tempdir().unwrap();
         let cwd = fs::canonicalize(dir.path()).unwrap();
         let mut settings = Settings::of_process(mode).unwrap();
+        settings.policy_path = Some(cwd.join("state/exec-approvals.json"));
         settings.cwd = cwd;
         settings
             .env
@@ -473,7 +474,7 @@ async fn x12_a_request_only_tightens() {
     let full = json!({"command": ["echo"], "security": "full", "ask": "off"});
     assert_eq!(
         policy(full).await.unwrap(),
-        json!({"security": "allowlist", "ask": "always"})
+        json!({"security": "allowlist", "ask": "on-miss"})
     );
     let deny = json!({"command": ["echo"], "security": "deny"});
     assert_eq!(
@@ -630,4 +631,116 @@ async fn x4_an_edited_file_or_a_swapped_directory_is_not_what_was_approved() {
     std::os::unix::fs::symlink("/", machine.path("work")).unwrap();
     let (_, message) = machine.refused(here).await;
     assert!(message.contains("cwd changed"), "{message}");
+}
+
+#[tokio::test]
+async fn x7_an_allow_always_keeps_the_real_program_and_nothing_more() {
+    let machine = Machine::new(Mode::Ask);
+    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    let run = |params: Value| async { machine.call("system.run", params).await };
+    let id = fs::canonicalize("/usr/bin/id").unwrap();
+    let wrapped = json!({"command": ["/bin/sh", "-c", "/usr/bin/id -u"], "agentId": "main"});
+    let prepared = machine
+        .call("system.run.prepare", wrapped.clone())
+        .await
+        .unwrap();
+    let coverage = &prepared["allowAlwaysCoverage"];
+    assert_eq!(coverage["complete"], true, "{prepared}");
+    assert_eq!(coverage["patterns"][0]["pattern"], id.to_str().unwrap());
+    let plan = &prepared["plan"];
+    let mut approved = json!({
+        "command": plan["argv"], "cwd": plan["cwd"], "agentId": "main", "systemRunPlan": plan,
+        "approved": true, "approvalDecision": "allow-always",
+    });
+    assert!(run(approved.clone()).await.unwrap()["success"] == true);
+    // From now on it runs unasked, bare or wrapped, and so does nothing else.
+    let bare = json!({"command": ["/usr/bin/id", "-u"], "agentId": "main"});
+    for listed in [wrapped.clone(), bare.clone()] {
+        assert_eq!(run(listed).await.unwrap()["success"], true);
+    }
+    let mut others = vec![
+        json!({"command": ["/usr/bin/id", "-g"], "agentId": "main"}),
+        json!({"command": ["/usr/bin/id", "-u"], "agentId": "other"}),
+        json!({"command": ["/usr/bin/id", "-u"], "agentId": "main", "cwd": "/"}),
+        json!({"command": ["/usr/bin/id", "-u"], "agentId": "main", "env": {"LANG": "C"}}),
+    ];
+    // X7: a program of the same name elsewhere is another program.
+    others.push(json!({"command": [machine.script("id", "#!/bin/sh\n"), "-u"], "agentId": "main"}));
+    for other in others {
+        assert_eq!(
+            machine.refused(other).await.1,
+            "SYSTEM_RUN_DENIED: approval required"
+        );
+    }
+    let again = machine.call("system.run.prepare", wrapped).await.unwrap();
+    let rules = again["plan"]["policySnapshot"]["allowlistRules"]
+        .as_array()
+        .unwrap();
+    assert_eq!(rules.len(), 1);
+    // X4: an interpreter's inline code is kept by nobody.
+    let inline = json!({"command": ["sh", "-c", "id; id"]});
+    let prepared = machine.call("system.run.prepare", inline).await.unwrap();
+    assert_eq!(prepared["allowAlwaysCoverage"]["complete"], false);
+    approved["command"] = prepared["plan"]["argv"].clone();
+    approved["systemRunPlan"] = prepared["plan"].clone();
+    approved.as_object_mut().unwrap().remove("agentId");
+    run(approved).await.unwrap();
+    assert!(
+        machine
+            .call("system.run", json!({"command": ["sh", "-c", "id; id"]}))
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn x12_the_policy_file_only_tightens_and_denies_when_it_is_broken() {
+    let machine = Machine::new(Mode::Ask);
+    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    let get = || async {
+        machine
+            .call("system.execApprovals.get", json!({}))
+            .await
+            .unwrap()
+    };
+    let set = |params: Value| async { machine.call("system.execApprovals.set", params).await };
+    let full = json!({"version": 1, "defaults": {"security": "full", "ask": "off"}, "agents": {}});
+    assert_eq!(get().await["exists"], false);
+    let kept = set(json!({"file": full})).await.unwrap();
+    assert_eq!(kept["file"], full);
+    let bare = json!({"command": ["true"]});
+    assert_eq!(
+        machine.refused(bare.clone()).await.1,
+        "SYSTEM_RUN_DENIED: approval required"
+    );
+    for (params, why) in [
+        (json!({"file": full}), "base hash required"),
+        (json!({"file": full, "baseHash": "00"}), "changed"),
+        (
+            json!({"file": {"version": 1, "defaults": {"ask": "x"}}, "baseHash": kept["hash"]}),
+            "ask cannot be",
+        ),
+    ] {
+        let message = set(params).await.unwrap_err().message;
+        assert!(message.contains(why), "{message}");
+    }
+    let deny = json!({"version": 1, "socket": {"token": "t"}, "defaults": {"security": "deny"}});
+    let denies = set(json!({"file": deny, "baseHash": kept["hash"]}))
+        .await
+        .unwrap();
+    assert_eq!(denies["file"]["socket"], Value::Null);
+    assert_eq!(
+        machine.refused(bare.clone()).await.1,
+        "SYSTEM_RUN_DENIED: security=deny"
+    );
+    let path = machine.path("state/exec-approvals.json");
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    fs::write(&path, "{").unwrap();
+    assert_eq!(
+        machine.refused(bare).await.1,
+        "SYSTEM_RUN_DENIED: security=deny"
+    );
 }

@@ -14,7 +14,7 @@ mod registry;
 pub use explain::{CommandReport, Explanation, Finding, NodeReport, Report, Verdict, layers};
 pub use invoke::{Ended, Invokes, Keyed, Pending, Settled};
 pub use policy::{
-    ApprovalState, CommandPolicy, DeniedBy, Layer, Surface, decide, exec_gate, judge,
+    ApprovalState, CommandPolicy, DeniedBy, Layer, Surface, decide, exec_gate, is_reserved, judge,
     platform_defaults,
 };
 pub use refused::{Category, Dispatched, Refused};

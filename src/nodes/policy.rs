@@ -188,9 +188,7 @@ pub fn judge(
     command: &str,
 ) -> Result<(), Refused> {
     match (layer, surface.declared) {
-        (Layer::Policy, _) if command.starts_with("system.execApprovals.") => {
-            Err(Refused::ReservedCommand)
-        }
+        (Layer::Policy, _) if is_reserved(command) => Err(Refused::ReservedCommand),
         (Layer::Policy, _) => policy.check(platform, command),
         (Layer::Online | Layer::Declared, None) => Err(Refused::NotConnected),
         (Layer::Online, Some(_)) => Ok(()),
@@ -222,11 +220,16 @@ pub fn decide(
         .try_for_each(|layer| judge(layer, policy, platform, surface, command))
 }
 
+/// Whether a command has methods of its own and is not for `node.invoke` (N6).
+pub fn is_reserved(command: &str) -> bool {
+    command.starts_with("system.execApprovals.")
+}
+
 /// Whether the Gateway's exec mode lets a `system.run` go out that leans on no approval.
 pub fn exec_gate(mode: Mode, run_id: Option<String>) -> Result<(), Refused> {
     match mode {
         Mode::Deny => Err(Refused::ExecDenied),
-        Mode::Allowlist | Mode::Ask => Err(Refused::ApprovalRequired { run_id }),
+        Mode::Allowlist | Mode::AskAlways | Mode::Ask => Err(Refused::ApprovalRequired { run_id }),
         Mode::Full => Ok(()),
     }
 }

@@ -160,7 +160,9 @@ fn read_request(method: Method, params: Option<&RawValue>) -> Result<Reading, St
         | Method::ExecApprovalGet
         | Method::ExecApprovalList
         | Method::ExecApprovalWaitDecision
-        | Method::ExecApprovalResolve => Err("no vectors".to_owned()),
+        | Method::ExecApprovalResolve
+        | Method::ExecApprovalsNodeGet
+        | Method::ExecApprovalsNodeSet => Err("no vectors".to_owned()),
         Method::ChatStartup => Reading::of_params::<ChatStartupParams>(params),
         Method::ChatMetadata => Reading::of_params::<ChatMetadataParams>(params),
         Method::ChatHistory => Reading::of_params::<ChatHistoryParams>(params),
@@ -217,7 +219,9 @@ fn read_answer(method: Method, payload: &RawValue) -> Result<Reading, String> {
         | Method::ExecApprovalGet
         | Method::ExecApprovalList
         | Method::ExecApprovalWaitDecision
-        | Method::ExecApprovalResolve => Err("no vectors".to_owned()),
+        | Method::ExecApprovalResolve
+        | Method::ExecApprovalsNodeGet
+        | Method::ExecApprovalsNodeSet => Err("no vectors".to_owned()),
         Method::ChatStartup | Method::ChatHistory => Reading::of::<ChatHistory>(payload),
         Method::ChatMetadata => Reading::of::<ChatMetadata>(payload),
         Method::ChatSend => Reading::of::<ChatSendResult>(payload),

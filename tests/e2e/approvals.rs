@@ -481,3 +481,60 @@ fn the_command_line_shows_and_decides() {
     );
     assert_eq!(it.client.answer(&frame).unwrap()["decision"], "deny");
 }
+
+#[test]
+fn x7_what_was_allowed_for_good_is_not_asked_again() {
+    let lab = Lab::start();
+    let mut approver = Peer::operator(&lab.gateway);
+    let mut writer = writer(&lab.gateway);
+    let run = message("/run /usr/bin/id -u", "first");
+    writer.call("chat.send", &run).unwrap();
+    let asked = approver.event("exec.approval.requested");
+    assert_eq!(
+        asked["request"]["allowedDecisions"],
+        json!(["allow-once", "allow-always", "deny"])
+    );
+    resolve(&mut approver, &asked["id"], "allow-always").unwrap();
+    let first = chat_end(&mut writer, "first");
+    assert!(text_of(&first).contains("exit code 0"), "{first}");
+    // With nobody there to ask.
+    approver.leave();
+    let run = message("/run /usr/bin/id -u", "second");
+    writer.call("chat.send", &run).unwrap();
+    let second = chat_end(&mut writer, "second");
+    assert!(text_of(&second).contains("exit code 0"), "{second}");
+    let other = message("/run /usr/bin/id -g", "other");
+    writer.call("chat.send", &other).unwrap();
+    let other = chat_end(&mut writer, "other");
+    assert!(
+        text_of(&other).contains("nobody who could approve"),
+        "{other}"
+    );
+}
+
+#[test]
+fn n6_a_nodes_policy_is_read_and_set_by_an_administrator() {
+    let lab = Lab::start();
+    let node = node_id(&lab);
+    let mut admin = Peer::operator(&lab.gateway);
+    let mut writer = writer(&lab.gateway);
+    let get = json!({"nodeId": node});
+    for method in ["exec.approvals.node.get", "exec.approvals.node.set"] {
+        let error = writer.call(method, &get).unwrap_err();
+        assert_eq!(error.message(), "missing scope: operator.admin", "{method}");
+    }
+    let before = admin.call("exec.approvals.node.get", &get).unwrap();
+    assert_eq!(before["exists"], false);
+    assert_eq!(
+        before["file"],
+        json!({"version": 1, "defaults": {}, "agents": {}})
+    );
+    let file = json!({"version": 1, "defaults": {"security": "deny"}, "agents": {}});
+    let set = json!({"nodeId": node, "file": file, "baseHash": before["hash"]});
+    let after = admin.call("exec.approvals.node.set", &set).unwrap();
+    assert_eq!(after["file"], file);
+    let error = admin.call("exec.approvals.node.set", &set).unwrap_err();
+    assert!(error.message().contains("reload and retry"), "{error:?}");
+    assert!(lab.say("/run echo x").contains("security=deny"));
+    assert!(lab.gateway.audit().contains("policy.changed"));
+}

@@ -20,10 +20,7 @@ use super::output;
 use crate::auth::admission;
 use crate::auth::rate_limit::LimiterSettings;
 use crate::base::DeviceId;
-use crate::config::{
-    AuthMode, CommandRules, ExecMode, ServerFlags, ServerSettings, Settings, TailscaleMode,
-};
-use crate::exec::policy::Mode;
+use crate::config::{AuthMode, CommandRules, ServerFlags, ServerSettings, Settings, TailscaleMode};
 use crate::ingress;
 use crate::ingress::{Host, Origin};
 use crate::net::Tailnet;
@@ -228,12 +225,7 @@ fn gateway_settings(
         per_node: per_node(&gateway.nodes.entries)?,
         serve_page: gateway.control_ui.enabled,
         tls: gateway.tls.clone(),
-        exec_mode: match settings.exec.mode {
-            ExecMode::Deny => Mode::Deny,
-            ExecMode::Allowlist => Mode::Allowlist,
-            ExecMode::Ask => Mode::Ask,
-            ExecMode::Full => Mode::Full,
-        },
+        exec_mode: settings.exec.mode,
         exec_timeout: settings.exec.timeout.unwrap_or(EXEC_TIMEOUT),
         turn_timeout: settings.agent.timeout.unwrap_or(TURN_TIMEOUT),
     })

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::answer::{error_of, frame, refused};
 use super::super::{Answer, Control};
 use super::params;
+use crate::audit::Digest;
 use crate::base::DeviceId;
 use crate::exec::approval::{Approval, DecideError};
 use crate::exec::plan::Prepared;
@@ -15,7 +16,7 @@ use crate::nodes::Refused;
 use crate::rpc::types::Done;
 use crate::rpc::types::approval::{
     ExecApprovalAccepted, ExecApprovalDecision, ExecApprovalIdParams, ExecApprovalRequestParams,
-    ExecApprovalResolveParams,
+    ExecApprovalResolveParams, ExecApprovalsNodeParams,
 };
 use crate::rpc::{ErrorShape, Method, Request, encode};
 
@@ -129,6 +130,45 @@ pub(super) fn resolve(
         .resolve_approval(caller, &given.id, &given.decision)
         .map_err(|error| error_of(&error))?;
     Ok(Done { ok: true })
+}
+
+/// A node's own policy file, read or set by the node itself.
+pub(super) fn node_policy(
+    control: &Arc<Control>,
+    caller: &Caller,
+    method: Method,
+    request: &Request<'_>,
+) -> Answer {
+    let id = request.id.as_ref().to_owned();
+    let given: ExecApprovalsNodeParams = match params(method, request) {
+        Ok(given) => given,
+        Err(error) => return refused(&id, &error),
+    };
+    let Some(node) = DeviceId::parse(&given.node_id) else {
+        return refused(&id, &error_of(&Refused::UnknownNode));
+    };
+    let set = match (method, given.file) {
+        (Method::ExecApprovalsNodeGet, _) => None,
+        (_, Some(file)) => {
+            let digest = Digest::of(file.get().as_bytes());
+            let params = match given.base_hash {
+                Some(base) => json!({"file": file, "baseHash": base}),
+                None => json!({"file": file}),
+            };
+            Some((params.to_string(), digest))
+        }
+        (_, None) => {
+            let sentence =
+                "invalid exec.approvals.node.set params: must have required property 'file'";
+            return refused(&id, &ErrorShape::invalid_request(sentence));
+        }
+    };
+    let (control, caller) = (Arc::clone(control), caller.clone());
+    Answer::Later(Box::pin(async move {
+        let answer = control.hub.node_policy_file(&caller, &node, set).await;
+        let answer = answer.map(|result| result.payload);
+        frame(&id, answer.map_err(|refused| error_of(&refused)))
+    }))
 }
 
 fn not_found() -> ErrorShape {

@@ -68,6 +68,8 @@ pub(super) fn dispatch(
         Method::ExecApprovalGet => now(id, approvals::get(control, request)),
         Method::ExecApprovalList => now(id, Ok(control.hub.approval_list())),
         Method::ExecApprovalWaitDecision => approvals::wait(control, request),
+        Method::ExecApprovalsNodeGet => approvals::node_policy(control, caller, method, request),
+        Method::ExecApprovalsNodeSet => approvals::node_policy(control, caller, method, request),
         Method::ExecApprovalResolve => now(id, approvals::resolve(control, caller, request)),
 
         Method::ChatStartup => now(id, chat::startup(control, request)),

@@ -113,6 +113,17 @@ pub struct ExecApprovalResolveParams {
     pub decision: String,
 }
 
+/// `exec.approvals.node.get` and `.set`; the file is the node's to judge.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExecApprovalsNodeParams {
+    pub node_id: String,
+    #[serde(default)]
+    pub file: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub base_hash: Option<String>,
+}
+
 /// What waits, as our command line reads it from `exec.approval.list` and `exec.approval.requested`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

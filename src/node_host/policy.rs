@@ -1,0 +1,153 @@
+//! This machine's exec policy file: read for each command, written by `system.execApprovals.set` and by `allow-always`.
+//!
+//! In: `exec-approvals.json` of the state directory. Out: what holds for a command, and the rule that would cover it.
+//! Attacker controls: the parameters. Bounds: `EXEC_POLICY_BYTES_MAX`. Errors: `NodeError`; a file that cannot be read or
+//! understood denies every command (X12).
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Host, NodeError, blocking, payload, prepare};
+use crate::base::ids::hex_lower;
+use crate::base::limits::EXEC_POLICY_BYTES_MAX;
+use crate::exec::Mode;
+use crate::exec::allowlist::{self, Rule};
+use crate::exec::approvals_file::{self, EMPTY, Policy};
+use crate::machine::files;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SetParams {
+    file: Value,
+    base_hash: Option<String>,
+}
+
+impl Host {
+    /// What holds now for an agent's commands.
+    pub(super) fn policy(&self, agent: Option<&str>) -> Policy {
+        let text = self.policy_text();
+        let policy = text.and_then(|text| {
+            let text = text.as_deref().unwrap_or(EMPTY);
+            approvals_file::policy(text, self.mode, agent).map_err(|error| error.to_string())
+        });
+        policy.unwrap_or_else(|why| {
+            tracing::warn!(%why, "exec-approvals.json is of no use, so every command is denied");
+            Policy {
+                mode: Mode::Deny,
+                rules: Vec::new(),
+            }
+        })
+    }
+
+    fn policy_text(&self) -> Result<Option<String>, String> {
+        let Some(path) = &self.policy_path else {
+            return Ok(None);
+        };
+        let bytes = files::read(path, EXEC_POLICY_BYTES_MAX as u64);
+        let text = bytes
+            .map_err(|error| error.to_string())?
+            .map(String::from_utf8);
+        text.transpose().map_err(|error| error.to_string())
+    }
+
+    /// The rule that covers exactly this command: its real program, by path and content, its arguments, its directory.
+    pub(super) fn exact_rule(&self, argv: &[String], cwd: &Path) -> Option<Rule> {
+        let inner = allowlist::inner(argv)?;
+        let (program, args) = inner.split_first()?;
+        let real = fs::canonicalize(self.find_program(program, cwd)?).ok()?;
+        let real = real.to_str().filter(|real| allowlist::is_plain(real))?;
+        let sha256 = prepare::file_sha256(Path::new(real))?;
+        Some(Rule::exact(real, &sha256, args, cwd.to_str()?))
+    }
+
+    /// Keeps a rule; if it cannot be kept the command is asked about again.
+    pub(super) fn keep_rule(&self, agent: Option<&str>, rule: &Rule) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.policy_text().and_then(|text| {
+            let text = text.as_deref().unwrap_or(EMPTY);
+            let text =
+                approvals_file::with_rule(text, agent, rule).map_err(|error| error.to_string())?;
+            self.write_policy(&text)
+        });
+        if let Err(why) = kept {
+            tracing::warn!(%why, "an allow-always could not be kept");
+        }
+    }
+
+    fn write_policy(&self, text: &str) -> Result<(), String> {
+        let path = self
+            .policy_path
+            .as_ref()
+            .ok_or("this host keeps no policy file")?;
+        files::replace(path, text.as_bytes()).map_err(|error| error.to_string())
+    }
+
+    fn policy_snapshot(&self) -> Result<Value, NodeError> {
+        let text = self.policy_text().map_err(unavailable)?;
+        let file = text.as_deref().unwrap_or(EMPTY);
+        Ok(json!({
+            "path": self.policy_path,
+            "exists": text.is_some(),
+            "hash": hash(text.as_deref()),
+            "file": serde_json::from_str::<Value>(file).unwrap_or_default(),
+        }))
+    }
+
+    fn set_policy(&self, params: SetParams) -> Result<Value, NodeError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.policy_text().map_err(unavailable)?;
+        let invalid = |why: &str| NodeError::invalid(format!("Error: INVALID_REQUEST: {why}"));
+        match params.base_hash {
+            None if before.is_some() => {
+                return Err(invalid(
+                    "exec approvals base hash required; reload and retry",
+                ));
+            }
+            Some(base) if base != hash(before.as_deref()) => {
+                return Err(invalid("exec approvals changed; reload and retry"));
+            }
+            _ => {}
+        }
+        let mut file = params.file;
+        // A socket that answers for operators is not served, and its token is nobody's business.
+        if let Some(fields) = file.as_object_mut() {
+            fields.remove("socket");
+        }
+        let text =
+            serde_json::to_string_pretty(&file).map_err(|error| invalid(&error.to_string()))?;
+        approvals_file::policy(&text, self.mode, None)
+            .map_err(|error| invalid(&error.to_string()))?;
+        self.write_policy(&text).map_err(unavailable)?;
+        self.policy_snapshot()
+    }
+}
+
+fn read<T: for<'de> Deserialize<'de>>(params_json: &str) -> Result<T, NodeError> {
+    serde_json::from_str(params_json)
+        .map_err(|_| NodeError::invalid("INVALID_REQUEST: params malformed"))
+}
+
+fn hash(text: Option<&str>) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.unwrap_or_default().as_bytes());
+    hex_lower(digest.as_ref())
+}
+
+fn unavailable(why: impl std::fmt::Display) -> NodeError {
+    NodeError::new("UNAVAILABLE", format!("exec-approvals.json: {why}"))
+}
+
+pub(super) async fn get(params_json: &str, host: &Arc<Host>) -> Result<String, NodeError> {
+    read::<serde_json::Map<String, Value>>(params_json)?;
+    let host = Arc::clone(host);
+    payload(&blocking(move || host.policy_snapshot()).await??)
+}
+
+pub(super) async fn set(params_json: &str, host: &Arc<Host>) -> Result<String, NodeError> {
+    let params: SetParams = read(params_json)?;
+    let host = Arc::clone(host);
+    payload(&blocking(move || host.set_policy(params)).await??)
+}
