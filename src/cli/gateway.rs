@@ -45,7 +45,11 @@ pub async fn status(context: &Context) -> Result<(), Failure> {
     session.close().await;
     context.show(&payload?, |status: Value| {
         let sessions = status["sessions"]["count"].as_u64().unwrap_or(0);
-        format!("Gateway {version} at {endpoint}, {sessions} sessions")
+        let listeners = status["listeners"].as_array().into_iter().flatten();
+        listeners.filter_map(|it| it.as_str()).fold(
+            format!("Gateway {version} at {endpoint}, {sessions} sessions"),
+            |text, name| format!("{text}\n  listens: {}", shown(name)),
+        )
     })
 }
 

@@ -74,6 +74,16 @@ pub enum Answer {
 }
 
 impl Control {
+    /// Where the Gateway listens. The paths of sockets are for administrators (row E2).
+    pub fn listeners(&self, with_paths: bool) -> Vec<String> {
+        let all = self.settings.listeners.get().into_iter().flatten();
+        all.map(|name| match name.split_once(" /") {
+            Some((class, _)) if !with_paths => class.to_owned(),
+            _ => name.clone(),
+        })
+        .collect()
+    }
+
     pub fn call(self: &Arc<Self>, caller: &Caller, request: &Request<'_>) -> Answer {
         let id = request.id.as_ref();
         let Some(method) = Method::from_wire(&request.method) else {

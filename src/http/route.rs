@@ -154,11 +154,8 @@ fn detail(status: &mut serde_json::Value, front: &Front, caller: Option<&Admitte
     status["version"] = control::VERSION.into();
     status["uptimeMs"] = hub.uptime_ms().into();
     status["sessions"] = json!({"all": sessions, "nodes": nodes});
-    status["beforeAuthentication"] = front.preauth.len().into();
-    // Without the paths of sockets, which are for administrators (E2).
-    let listeners = front.control.settings.listeners.get().into_iter().flatten();
-    let listeners: Vec<&str> = listeners.filter_map(|it| it.split(" /").next()).collect();
-    status["listeners"] = json!(listeners);
+    status["beforeAuthentication"] = (front.preauth.len() + front.preauth_proxied.len()).into();
+    status["listeners"] = json!(front.control.listeners(false));
 }
 
 /// No tool is offered over HTTP, whoever asks (H4). The answer is the reference's for a tool that its policy leaves out.

@@ -15,6 +15,7 @@ mod handshake;
 mod http;
 mod limits;
 mod links;
+mod listeners;
 mod mobile;
 mod node_service;
 mod nodes;

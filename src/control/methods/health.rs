@@ -92,13 +92,7 @@ pub(super) fn status(control: &Control, caller: &Caller) -> Status {
             }],
             ..StatusSessions::default()
         },
-        listeners: control
-            .settings
-            .listeners
-            .get()
-            .filter(|_| is_admin)
-            .cloned()
-            .unwrap_or_default(),
+        listeners: control.listeners(is_admin),
         pid: if is_admin { std::process::id() } else { 0 },
         process_memory: machine::resident_bytes()
             .filter(|_| is_admin)

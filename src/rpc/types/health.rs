@@ -112,7 +112,7 @@ pub struct Status {
     pub channel_summary: Vec<String>,
     pub queued_system_events: Vec<String>,
     pub sessions: StatusSessions,
-    /// Where the Gateway listens, each with its class of trust; for administrators.
+    /// Where the Gateway listens, each with its class of trust.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<String>,
     pub pid: u32,

@@ -159,7 +159,7 @@ impl Gateway {
 
     /// A new connection whose reads give up after `PATIENCE`.
     pub(crate) fn dial(&self) -> TcpStream {
-        dial(self.port)
+        dial(self.address())
     }
 
     /// SIGKILL, as a power cut would end it.
@@ -226,8 +226,8 @@ impl Drop for Gateway {
 }
 
 /// A new connection whose reads give up after `PATIENCE`.
-pub(super) fn dial(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+pub(super) fn dial(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -282,9 +282,9 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // A peer that speaks plain HTTP cannot ask a TLS listener; there the program's own word counts.
+        // Neither a TLS listener nor one elsewhere than on loopback can be asked; there the program's own word counts.
         let config = fs::read_to_string(home.join("state/openclaw.json")).unwrap_or_default();
-        let tls = config.contains("tls:");
+        let by_word = config.contains("tls:") || config.contains("bind:");
         let stderr = Arc::new(Mutex::new(String::new()));
         let (tell, lines) = channel();
         let pipe = child.stderr.take().unwrap();
@@ -307,10 +307,16 @@ impl Running {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match running.lines.recv_timeout(left) {
-                Ok(()) if tls && running.stderr().lines().any(|line| line.ends_with("ready")) => {
+                Ok(())
+                    if by_word && running.stderr().lines().any(|line| line.ends_with("ready")) =>
+                {
                     return Ok(running);
                 }
-                Ok(()) if !tls && is_ready(port) && running.child.try_wait().unwrap().is_none() => {
+                Ok(())
+                    if !by_word
+                        && is_ready(port)
+                        && running.child.try_wait().unwrap().is_none() =>
+                {
                     return Ok(running);
                 }
                 Ok(()) => {}

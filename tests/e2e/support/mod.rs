@@ -4,6 +4,7 @@ mod connect;
 mod device;
 mod gateway;
 mod http;
+mod network;
 mod peer;
 mod process;
 #[path = "../../../src/net/tailnet/stand_in.rs"]
@@ -15,6 +16,7 @@ pub(crate) use connect::{ADMIN, Connect};
 pub(crate) use device::{Device, Form};
 pub(crate) use gateway::{Gateway, PASSWORD, Setup, free_port, program, write_private};
 pub(crate) use http::{Answer, exchange, get, read_answer, upgrade_request};
+pub(crate) use network::in_own_network;
 pub(crate) use peer::{Peer, Received, WireError};
 pub(crate) use process::{Process, peak_memory_kib};
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -70,7 +70,13 @@ impl Peer {
 
     /// The same to whoever listens on this port.
     pub(crate) fn open_at(port: u16, headers: &[(&str, &str)]) -> Result<Self, Answer> {
-        let url = format!("ws://127.0.0.1:{port}/");
+        Self::open_on("127.0.0.1", port, headers)
+    }
+
+    /// The same at another address of this host.
+    pub(crate) fn open_on(host: &str, port: u16, headers: &[(&str, &str)]) -> Result<Self, Answer> {
+        let address = SocketAddr::new(host.parse().unwrap(), port);
+        let url = format!("ws://{address}/");
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
@@ -80,7 +86,8 @@ impl Peer {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let upgraded = tungstenite::client::client_with_config(request, dial(port), Some(config));
+        let upgraded =
+            tungstenite::client::client_with_config(request, dial(address), Some(config));
         let socket = match upgraded {
             Ok((socket, _)) => socket,
             Err(HandshakeError::Failure(Error::Http(response))) => {
