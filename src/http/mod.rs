@@ -11,6 +11,8 @@ mod form;
 mod respond;
 mod route;
 mod serve;
+#[cfg(test)]
+mod tests;
 pub mod upgrade;
 
 pub use serve::{Arrival, Front, Listener, accept, serve};

@@ -1,6 +1,7 @@
 //! From the first frame to the last.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
@@ -35,9 +36,13 @@ pub async fn run<S>(
 {
     let id = ConnId::from_random(machine::random());
     let deadline = Instant::now() + limits::HANDSHAKE_TIMEOUT;
+    let mut evicted = false;
     let handshake = async {
         tokio::select! {
-            () = place.evicted() => Err(Ended::quietly(1013, "too many connections before authentication")),
+            () = place.evicted() => {
+                evicted = true;
+                Err(Ended::quietly(1013, "too many connections before authentication"))
+            }
             ended = timeout_at(deadline, handshake::perform(&mut io, &id, attributed, attributed_by, &door, &control)) => {
                 // A silent caller is closed as the reference does it: 1000, without a reason.
                 ended.unwrap_or_else(|_| Err(Ended::quietly(1000, "")))
@@ -45,9 +50,9 @@ pub async fn run<S>(
         }
     }
     .await;
-    drop(place);
     match handshake {
         Ok(opened) => {
+            drop(place);
             io.set_message_bytes_max(limits::MESSAGE_BYTES_MAX);
             let reason = converse(
                 &mut io,
@@ -66,6 +71,17 @@ pub async fn run<S>(
             }
             io.close(ended.code, &ended.reason);
             tracing::info!(conn = %id, code = ended.code, reason = %ended.reason, "connect refused");
+            if evicted {
+                // Its place is another's already: what the socket takes at once is all that it hears.
+                let _ = tokio::time::timeout(Duration::ZERO, io.flush()).await;
+                return;
+            }
+            // A stranger keeps its place until its socket is gone, or somebody needs it.
+            tokio::select! {
+                () = drain(&mut io) => {}
+                () = place.evicted() => {}
+            }
+            return;
         }
     }
     drain(&mut io).await;

@@ -11,6 +11,7 @@
 mod approvals;
 mod explain;
 mod faults;
+mod attacks;
 mod handshake;
 mod http;
 mod limits;
