@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
-    RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -34,8 +34,6 @@ pub(super) fn answer(
         HeaderValue::from_static("camera=(), microphone=(), geolocation=()"),
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // One request a connection: what follows the first is never read as a second.
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, HeaderValue, STRICT_TRANSPORT_SECURITY, USER_AGENT};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, HeaderValue, STRICT_TRANSPORT_SECURITY, USER_AGENT,
+};
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -198,6 +200,11 @@ where
         let exchange = Arc::clone(&exchange);
         async move {
             let mut response = exchange.answer::<S>(request).await;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // One request a connection: what follows the first is never read as a second.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().append(CONNECTION, close);
+            }
             let hsts = exchange.front.hsts.as_ref();
             if let Some(hsts) = hsts.filter(|_| arrival.tls) {
                 let headers = response.headers_mut();

@@ -9,9 +9,10 @@
 )]
 
 mod approvals;
+mod attacks;
+mod corpus;
 mod explain;
 mod faults;
-mod attacks;
 mod handshake;
 mod http;
 mod limits;
