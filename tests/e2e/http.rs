@@ -355,6 +355,8 @@ fn w8_no_secret_reaches_the_log_and_peer_text_is_shown_not_obeyed() {
         .env("OPENCLAW_GATEWAY_PASSWORD", PASSWORD)
         .env("OPENCLAW_LOG_LEVEL", "trace")
         .start();
+    // What hyper itself refuses is told at the level of debugging.
+    assert_eq!(exchange(&gateway, b"\0\0\r\n\r\n").unwrap().status, 400);
     let right = bearer(PASSWORD);
     let long = format!("User-Agent: {}", "long".repeat(2000));
     for agent in [
