@@ -105,7 +105,7 @@ def nginx(home, front, upstream, appends, extra=""):
     chain = "$proxy_add_x_forwarded_for" if appends else "$remote_addr"
     strip = "" if appends else 'proxy_set_header Forwarded ""; proxy_set_header X-Real-IP "";'
     (home / "nginx.conf").write_text(f"""
-        daemon off; worker_processes 1; pid {home}/nginx.pid; error_log stderr;
+        daemon off; user root; worker_processes 1; pid {home}/nginx.pid; error_log stderr;
         events {{ worker_connections 64; }}
         http {{
             access_log off;
@@ -329,7 +329,7 @@ def on_a_listener_of_its_own(work):
     """`gateway.proxy`: over TCP with trustedProxies, and over a Unix socket, where the peer is the proxy."""
     for kind in PROXIES:
         for over in ("TCP", "a Unix socket"):
-            home = work / f"{kind}-own-{over[:3].strip()}"
+            home = work / f"{kind}-own-{over.split()[-1]}"
             home.mkdir()
             if over == "TCP":
                 port = free_port("127.0.0.1")
