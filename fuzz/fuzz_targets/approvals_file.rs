@@ -8,7 +8,13 @@ use portcullis::exec::allowlist::Rule;
 use portcullis::exec::approvals_file::{policy, with_rule};
 
 fuzz_target!(|text: &str| {
-    let own = [Mode::Deny, Mode::Allowlist, Mode::AskAlways, Mode::Ask, Mode::Full];
+    let own = [
+        Mode::Deny,
+        Mode::Allowlist,
+        Mode::AskAlways,
+        Mode::Ask,
+        Mode::Full,
+    ];
     let rule = Rule::exact("/usr/bin/id", "00", &[], "/");
     for mode in own {
         for agent in [None, Some("main")] {

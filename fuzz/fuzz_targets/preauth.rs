@@ -31,6 +31,7 @@ static HOUSE: LazyLock<(Runtime, Parts, tempfile::TempDir)> = LazyLock::new(|| {
         state_dir: dir.path().join("state"),
         config_path: None,
         doors: Doors::loopback(0),
+        audit_sync_always: false,
         admission: admission::Settings {
             mode: admission::Mode::Password,
             allow_tailscale: false,
