@@ -126,11 +126,7 @@ fn named_tests_exist() {
     let tests = tests();
     assert!(tests.len() > 300, "found only {} tests", tests.len());
     let mut missing = Vec::new();
-    for document in [
-        "SECURITY.md",
-        "docs/ADVISORIES.md",
-        "docs/THREAT-MODEL.md",
-    ] {
+    for document in ["SECURITY.md", "docs/ADVISORIES.md", "docs/THREAT-MODEL.md"] {
         let text = read(document);
         let named: Vec<&str> = code_spans(&text)
             .into_iter()
