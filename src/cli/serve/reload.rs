@@ -12,6 +12,7 @@ use crate::audit::{Actor, Durability, Event};
 use crate::auth::admission;
 use crate::config::{ServerFlags, Settings};
 use crate::hub::{self, Withdrawal};
+use crate::ingress;
 use crate::session::Rules;
 
 /// Settings that count from the reload on. Others below `gateway` and `tools.exec` wait for a restart.
@@ -37,6 +38,7 @@ const BOUND: &[&str] = &[
     "gateway.port",
     "gateway.bind",
     "gateway.customBindHost",
+    "gateway.proxy",
     "gateway.tailscale",
     "gateway.tls",
     "gateway.proxy",
@@ -75,7 +77,11 @@ impl Running {
             .map_err(|_| Failure::new(Exit::Software, "the configuration could not be read"))??;
         let door = &gateway.front.door;
         let before = door.rules();
-        let ingress = built.ingress;
+        // Asked of the local daemon, not read: it is the same host before and after.
+        let ingress = ingress::Settings {
+            tailnet_name: before.ingress.tailnet_name.clone(),
+            ..built.ingress
+        };
         let withdrawal = if before.ingress.is_narrowed_by(&ingress) {
             Some(Withdrawal::Ingress)
         } else if is_narrowed(&before.admission, &built.admission) {
