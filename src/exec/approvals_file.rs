@@ -152,7 +152,8 @@ fn words_mode(
 
 /// The file with one more rule for an agent, or for all.
 pub fn with_rule(text: &str, agent: Option<&str>, rule: &Rule) -> Result<String, BadFile> {
-    read(text)?;
+    // Nothing is added to a file that would not be followed.
+    policy(text, Mode::Full, agent)?;
     let malformed = |error: serde_json::Error| BadFile::Malformed(error.to_string());
     let mut file: Value = serde_json::from_str(text).map_err(malformed)?;
     let list = &mut file["agents"][agent.unwrap_or("*")]["allowlist"];
@@ -233,5 +234,7 @@ mod tests {
         let text = with_rule(EMPTY, None, &rule).unwrap();
         assert!(policy(&text, Mode::Ask, Some("any")).unwrap().allows(&rule));
         assert!(with_rule("{}", None, &rule).is_err());
+        let half = r#"{"version":1,"defaults":{"ask":"never"}}"#;
+        assert!(with_rule(half, None, &rule).is_err());
     }
 }
