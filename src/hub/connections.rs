@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Caller, Outbox};
 use crate::auth::scope::{Role, Scope};
+use crate::auth::secret_eq::TokenDigest;
 use crate::base::{ConnId, DeviceId, limits};
 use crate::rpc::encode;
 use crate::rpc::types::presence::StateVersion;
@@ -81,6 +82,17 @@ impl Connections {
 
     pub(super) fn close(&mut self, id: &ConnId) {
         self.by_id.remove(id);
+    }
+
+    pub(super) fn caller(&self, id: &ConnId) -> Option<&Caller> {
+        self.by_id.get(id).map(|connection| &connection.caller)
+    }
+
+    /// The session rotated its own token, and goes on with the new one.
+    pub(super) fn set_token(&mut self, id: &ConnId, token: TokenDigest) {
+        if let Some(connection) = self.by_id.get_mut(id) {
+            connection.caller.token = Some(token);
+        }
     }
 
     pub(super) fn outbox(&self, id: &ConnId) -> Option<&Outbox> {

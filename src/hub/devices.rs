@@ -344,6 +344,11 @@ impl Hub {
         };
         self.commit(&mut inner, &event, changes)?;
         let own = caller.device.as_ref() == Some(&device) && caller.role == role;
+        if own {
+            inner
+                .connections
+                .set_token(&caller.conn, token.digest.clone());
+        }
         // Its own connection goes on, since it learns the new token; all others may be whoever had the old one.
         let spared = own.then_some(&caller.conn);
         Self::close_device(&inner, &device, Some(role), spared, "device token rotated");

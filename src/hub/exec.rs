@@ -147,11 +147,13 @@ impl Hub {
         if mode == Mode::Deny {
             return Err(Refused::ExecDenied);
         }
-        let typed = request.typed && request.caller.scopes.allows(Scope::Approvals);
         let started = std::time::Instant::now();
         let prepared = self.prepare(&request).await?;
         let plan = &prepared.plan;
         let no_overrides = Overrides::new();
+        // Looked up again: turns wait, and operators are removed meanwhile.
+        let scopes = self.lock().present_scopes(&request.caller)?;
+        let typed = request.typed && scopes.allows(Scope::Approvals);
         let decision = match mode {
             Mode::Full => None,
             _ if typed => {
@@ -198,6 +200,7 @@ impl Hub {
                 idempotency_key: run_id.clone(),
                 command_text: Some(shown_text(plan)),
                 approval: decision.map(|_| run_id),
+                caller: request.caller,
                 actor: request.actor,
             })
             .await;
@@ -217,6 +220,7 @@ impl Hub {
         &self,
         node: &DeviceId,
         bins: &[String],
+        caller: &Caller,
         actor: Actor,
     ) -> Result<BTreeMap<String, String>, Refused> {
         #[derive(Serialize)]
@@ -227,10 +231,12 @@ impl Hub {
         struct Found {
             bins: BTreeMap<String, String>,
         }
-        let invoked = self
-            .invoke(self.plain(node, "system.which", to_json(&Params { bins })?, actor))
-            .await;
-        Ok(read::<Found>(&invoked.result?)?.bins)
+        let params = to_json(&Params { bins })?;
+        let invoke = Invoke {
+            actor,
+            ..self.plain(node, "system.which", params, caller)
+        };
+        Ok(read::<Found>(&self.invoke(invoke).await.result?)?.bins)
     }
 
     /// `node.invoke`'s parameters as they may be relayed.
@@ -347,7 +353,7 @@ impl Hub {
             })?;
             params_json = params;
         }
-        let invoke = self.plain(node, command, params_json, caller.actor.clone());
+        let invoke = self.plain(node, command, params_json, caller);
         self.invoke(invoke).await.result
     }
 
@@ -361,13 +367,12 @@ impl Hub {
             security,
             ask,
         };
-        let mut invoke = self.plain(
-            &request.node,
-            "system.run.prepare",
-            to_json(&params)?,
-            request.actor.clone(),
-        );
-        invoke.timeout_ms = PREPARE_TIMEOUT_MS;
+        let params = to_json(&params)?;
+        let invoke = Invoke {
+            timeout_ms: PREPARE_TIMEOUT_MS,
+            actor: request.actor.clone(),
+            ..self.plain(&request.node, "system.run.prepare", params, &request.caller)
+        };
         let result = self.invoke(invoke).await.result?;
         let payload = result.payload.as_deref().map_or("null", RawValue::get);
         let prepared = Prepared::parse(payload).map_err(bad_plan)?;
@@ -387,7 +392,7 @@ impl Hub {
         node: &DeviceId,
         command: &str,
         params_json: String,
-        actor: Actor,
+        caller: &Caller,
     ) -> Invoke {
         Invoke {
             node: node.clone(),
@@ -397,7 +402,8 @@ impl Hub {
             idempotency_key: uuid_v4(machine::random()),
             command_text: None,
             approval: None,
-            actor,
+            caller: caller.clone(),
+            actor: caller.actor.clone(),
         }
     }
 }

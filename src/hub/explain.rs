@@ -143,7 +143,7 @@ impl Hub {
         let Some(id) = DeviceId::parse(node).filter(|_| may.is_ok()) else {
             return unknown("not asked: that takes operator.write");
         };
-        let mut invoke = self.plain(&id, PREPARE, planned(params), caller.actor.clone());
+        let mut invoke = self.plain(&id, PREPARE, planned(params), caller);
         invoke.timeout_ms = NODE_POLICY_TIMEOUT_MS;
         let answer = match self.invoke(invoke).await.result {
             Ok(result) => result.payload,

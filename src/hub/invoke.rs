@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::explain::surface;
 use super::{Caller, Hub, Inner};
 use crate::audit::{self, Actor, Digest, Durability};
+use crate::auth::scope::Scope;
 use crate::base::{ConnId, DeviceId, Refusal, ids::uuid_v4, limits};
 use crate::machine;
 use crate::nodes::{self, CommandPolicy, Dispatched, Keyed, Pending, Refused, Settled};
@@ -17,7 +18,7 @@ use crate::rpc::types::node::{
 use crate::rpc::{self, ScanError, encode};
 
 /// A command that someone wants run, after its scope was checked.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Invoke {
     pub node: DeviceId,
     pub command: String,
@@ -30,6 +31,9 @@ pub struct Invoke {
     pub command_text: Option<String>,
     /// The approval that permits it.
     pub approval: Option<String>,
+    /// For whom it is. Whether that still counts is looked up again when it is sent.
+    pub caller: Caller,
+    /// As the audit log names the caller, or its turn.
     pub actor: Actor,
 }
 
@@ -223,8 +227,17 @@ impl Hub {
         timeout_ms: u64,
     ) -> Result<oneshot::Receiver<Answer>, Refused> {
         let mut inner = self.lock();
+        let is_reserved = nodes::is_reserved(&invoke.command);
+        let needed = if is_reserved {
+            Scope::Admin
+        } else {
+            Scope::Write
+        };
+        if !inner.present_scopes(&invoke.caller)?.allows(needed) {
+            return Err(Refused::CallerWithdrawn);
+        }
         // `node.invoke` never gets here with one of these.
-        let conn = if nodes::is_reserved(&invoke.command) {
+        let conn = if is_reserved {
             self.decide_reserved(&inner, &invoke.node, &invoke.command)?
         } else {
             self.decide(&inner, &invoke.node, &invoke.command)?

@@ -5,10 +5,11 @@ use crate::audit::{self, Actor, Durability};
 use crate::auth::Admitted;
 use crate::auth::admission::AuthMethod;
 use crate::auth::scope::{Role, Scope, ScopeSet};
+use crate::auth::secret_eq::TokenDigest;
 use crate::base::{ConnId, DeviceId, ids::uuid_v4};
 use crate::exec::approval;
 use crate::machine;
-use crate::nodes::NodeSession;
+use crate::nodes::{NodeSession, Refused};
 use crate::pairing::{Approver, SurfaceFacts};
 use crate::rpc::types::connect::ClientInfo;
 use crate::rpc::types::presence::{PresenceEntry, StateVersion};
@@ -22,6 +23,8 @@ pub struct Caller {
     pub device: Option<DeviceId>,
     pub method: AuthMethod,
     pub(super) standing: Standing,
+    /// Its device's token when the session opened. With it ends whatever the session left queued.
+    pub(super) token: Option<TokenDigest>,
     /// As the audit log names the caller.
     pub actor: Actor,
     /// The client has the capability `tool-events`.
@@ -104,13 +107,14 @@ impl Hub {
         outbox: &Outbox,
     ) -> Result<Caller, super::Fault> {
         let now_ms = machine::now_ms();
-        let caller = Caller {
+        let mut caller = Caller {
             conn: conn.clone(),
             role: admitted.role(),
             scopes: admitted.scopes(),
             device: admitted.device().cloned(),
             method: admitted.method(),
             standing: facts.standing,
+            token: None,
             actor: actor.clone(),
             tool_events: facts.node.caps.iter().any(|cap| cap == "tool-events"),
             shows_approvals: facts
@@ -141,6 +145,7 @@ impl Hub {
         {
             return Err(super::Fault::Withdrawn);
         }
+        caller.token = live_token(&inner, &caller).cloned();
         inner.connections.open(&caller);
         if let Some(device) = &caller.device {
             inner.pairing.seen(device, "connect", now_ms);
@@ -315,7 +320,36 @@ fn still_stands(inner: &super::Inner, admitted: &Admitted) -> bool {
     device.roles.contains(&admitted.role()) && !(by_token && revoked)
 }
 
+/// The token of a caller's device in its role, unless it was revoked.
+fn live_token<'a>(inner: &'a super::Inner, caller: &Caller) -> Option<&'a TokenDigest> {
+    let device = inner.pairing.device(caller.device.as_ref()?)?;
+    let token = device.token(caller.role)?;
+    token.revoked_at_ms.is_none().then_some(&token.digest)
+}
+
 impl super::Inner {
+    /// What a caller may do now. Turns outlive the session that queued them, but not what admitted it (K1).
+    pub(super) fn present_scopes(&self, caller: &Caller) -> Result<ScopeSet, Refused> {
+        // An open session may have rotated its own token.
+        let caller = self.connections.caller(&caller.conn).unwrap_or(caller);
+        if !self.withdrawn.spares(caller.method, caller.standing) {
+            return Err(Refused::CallerWithdrawn);
+        }
+        let Some(id) = &caller.device else {
+            return Ok(caller.scopes);
+        };
+        let same_token = match (live_token(self, caller), &caller.token) {
+            (Some(now), Some(then)) => now.equals(then),
+            (None, None) => true,
+            _ => false,
+        };
+        self.pairing
+            .device(id)
+            .filter(|device| same_token && device.roles.contains(&caller.role))
+            .map(|device| caller.scopes.meet(device.scopes))
+            .ok_or(Refused::CallerWithdrawn)
+    }
+
     pub(super) fn announce_presence(&mut self) {
         let event = crate::rpc::types::presence::PresenceEvent {
             presence: self.presence.list(),

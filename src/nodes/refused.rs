@@ -89,6 +89,8 @@ pub enum Refused {
     Decision(DecideError),
     /// In mode `allowlist` nobody is asked about what is not on the list.
     AllowlistMiss,
+    /// What admitted the caller, or the scope that the call needs, was taken away after it asked (K1).
+    CallerWithdrawn,
     PairingChanged,
     Busy {
         limit: usize,
@@ -161,6 +163,7 @@ impl Refused {
             | Self::Unapproved(_)
             | Self::Decision(_)
             | Self::AllowlistMiss
+            | Self::CallerWithdrawn
             | Self::PairingChanged => Category::Permission,
         }
     }
@@ -233,6 +236,7 @@ impl Refusal for Refused {
             | Self::DuplicateKey
             | Self::BadParams
             | Self::UnknownNode => "INVALID_REQUEST",
+            Self::CallerWithdrawn => "FORBIDDEN",
             Self::NotConnected
             | Self::Disconnected { .. }
             | Self::PairingChanged
@@ -255,6 +259,7 @@ impl Refusal for Refused {
             Self::Unapproved(Unapproved::Denied) => Some("APPROVAL_DENIED"),
             Self::Unapproved(_) | Self::AllowlistMiss => Some("APPROVAL_REQUIRED"),
             Self::ExecDenied => Some("EXEC_DENIED"),
+            Self::CallerWithdrawn => Some("CALLER_WITHDRAWN"),
             Self::PairingChanged => Some("PAIRING_CHANGED"),
             Self::AuditUnavailable => Some("AUDIT_UNAVAILABLE"),
             _ => None,
@@ -298,6 +303,7 @@ impl Refusal for Refused {
             Self::Unapproved(_) => "unapproved",
             Self::Decision(_) => "decision",
             Self::AllowlistMiss => "allowlist_miss",
+            Self::CallerWithdrawn => "caller_withdrawn",
             Self::PairingChanged => "pairing_changed",
             Self::Busy { .. } => "busy",
             Self::TimedOut { .. } => "timed_out",
@@ -342,6 +348,7 @@ impl Refusal for Refused {
             Self::Unapproved(why) => why.to_string().into(),
             Self::Decision(error) => error.to_string().into(),
             Self::AllowlistMiss => "approval required: the node's allowlist does not hold this command".into(),
+            Self::CallerWithdrawn => "what admitted the caller was withdrawn; nothing is run for it".into(),
             Self::PairingChanged => "node pairing changed while invocation was active".into(),
             Self::Busy { limit } => format!("too many invocations under way ({limit})").into(),
             Self::AuditUnavailable => "nothing can be recorded now, so nothing is dispatched".into(),
@@ -395,6 +402,7 @@ impl Refusal for Refused {
             }
             Self::Decision(_) => "list what waits: `portcullis approvals list`".into(),
             Self::AllowlistMiss => "set tools.exec.mode to ask, and answer allow-always once".into(),
+            Self::CallerWithdrawn => "connect again with what counts now, then ask again".into(),
             Self::PairingChanged => "try again".into(),
             Self::Busy { .. } => "wait for running invocations to end".into(),
             Self::TimedOut { timeout_ms } => format!("raise timeoutMs above {timeout_ms} or run a shorter command").into(),

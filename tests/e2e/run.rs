@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    Connect, Gateway, PASSWORD, PATIENCE, Peer, Process, Setup, peak_memory_kib, program,
+    Connect, Device, Gateway, PASSWORD, PATIENCE, Peer, Process, Setup, peak_memory_kib, program,
 };
 
 /// A Gateway and one approved node host.
@@ -91,7 +91,7 @@ impl NodeHost {
     }
 
     /// Ends it and starts it again without the shared secret.
-    fn start_again_without_password(self, gateway: &Gateway) -> Self {
+    pub(crate) fn start_again_without_password(self, gateway: &Gateway) -> Self {
         let Self { home, process } = self;
         drop(process);
         Self::start(home, gateway.port(), None)
@@ -158,6 +158,37 @@ pub(crate) fn text_of(chat: &Value) -> &str {
     chat["message"]["content"][0]["text"]
         .as_str()
         .unwrap_or_else(|| panic!("no text: {chat}"))
+}
+
+/// A turn that holds its session until it is let go, and one behind it that would leave a proof.
+pub(crate) struct Queued {
+    gate: PathBuf,
+    proof: PathBuf,
+}
+
+impl Queued {
+    /// Returns when the first has begun and the second waits.
+    pub(crate) fn by(peer: &mut Peer, lab: &Lab, name: &str) -> Self {
+        let path = |what: &str| lab.path(&format!("{name}-{what}"));
+        let (gate, proof, leash) = (path("gate"), path("proof"), Leash::new(path("leash")));
+        make_pipe(&gate);
+        let first = format!("/run {}; read go < {}", leash.take(), gate.display());
+        let second = format!("/run touch {}", proof.display());
+        peer.call("chat.send", &message(&first, &format!("{name}-first")))
+            .unwrap();
+        leash.wait_until_held();
+        peer.call("chat.send", &message(&second, &format!("{name}-second")))
+            .unwrap();
+        Self { gate, proof }
+    }
+
+    /// Lets the first go; the second must end refused.
+    pub(crate) fn is_refused(self, heard_by: &mut Peer, name: &str) {
+        fs::write(&self.gate, "go\n").unwrap();
+        let end = chat_end(heard_by, &format!("{name}-second"));
+        assert!(text_of(&end).contains("was withdrawn"), "{end}");
+        assert!(!self.proof.exists());
+    }
 }
 
 /// `agent` to its end: the second answer under the one id.
@@ -391,4 +422,38 @@ fn a_node_host_that_asks_refuses_what_arrives_without_an_approval() {
         "SYSTEM_RUN_DENIED: SYSTEM_RUN_DENIED: approval required"
     );
     assert!(!proof.exists());
+}
+
+#[test]
+fn k1_what_a_device_queued_ends_with_its_right() {
+    let lab = Lab::start();
+    let mut operator = Peer::operator(&lab.gateway);
+    for method in [
+        "device.pair.remove",
+        "device.token.revoke",
+        "device.token.rotate",
+    ] {
+        let device = Device::new();
+        let (mut peer, _) = Peer::admitted(&lab.gateway, &Connect::cli(), &device);
+        let queued = Queued::by(&mut peer, &lab, method);
+        let mut params = json!({"deviceId": device.id});
+        if method != "device.pair.remove" {
+            params["role"] = json!("operator");
+        }
+        operator.call(method, &params).unwrap();
+        assert_eq!(peer.closed().0, 4001, "{method}");
+        // Paired again, it is another device: what the old one queued stays void.
+        let (_again, _) = Peer::admitted(&lab.gateway, &Connect::cli(), &device);
+        queued.is_refused(&mut operator, method);
+    }
+    // Whoever rotates its own token goes on.
+    let device = Device::new();
+    let (mut peer, _) = Peer::admitted(&lab.gateway, &Connect::cli(), &device);
+    let params = json!({"deviceId": device.id, "role": "operator"});
+    peer.call("device.token.rotate", &params).unwrap();
+    peer.call("chat.send", &message("/run echo on", "own"))
+        .unwrap();
+    let end = chat_end(&mut peer, "own");
+    assert!(text_of(&end).contains("exit code 0"), "{end}");
+    assert!(lab.gateway.audit().contains("caller_withdrawn"));
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::run::{Lab, Queued};
 use super::support::{
     Connect, Device, Gateway, PASSWORD, PATIENCE, Peer, Process, Setup, free_port, program,
     read_answer, write_private,
@@ -77,6 +78,19 @@ fn k2_a_rotated_file_counts_at_once_and_ends_the_sessions_of_the_old_secret() {
     let audit = gateway.audit();
     assert_eq!(audit.matches("\"secret.changed\"").count(), 2, "{audit}");
     assert!(!audit.contains(NEW) && !gateway.stderr().contains(NEW));
+}
+
+#[test]
+fn k1_what_was_queued_on_the_old_secret_does_not_run() {
+    let mut lab = Lab::of(with_file());
+    lab.node = lab.node.start_again_without_password(&lab.gateway);
+    let mut peer = Peer::operator(&lab.gateway);
+    let queued = Queued::by(&mut peer, &lab, "old");
+    write_private(&lab.gateway.home().join("secret"), NEW);
+    assert_eq!(peer.closed(), (4001, "gateway auth changed".to_owned()));
+    let mut new = Peer::open(&lab.gateway);
+    new.connect(&Connect::cli().password(NEW)).unwrap();
+    queued.is_refused(&mut new, "old");
 }
 
 #[test]

@@ -132,7 +132,7 @@ impl Tools for HubTools {
             );
             let mut paths = self
                 .0
-                .which(&node, &call.bins, actor)
+                .which(&node, &call.bins, caller, actor)
                 .await
                 .map_err(|refused| refusal(&refused))?;
             let found = call

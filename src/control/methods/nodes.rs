@@ -228,6 +228,7 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
                 command_text: checked.command_text,
                 approval: checked.approval,
                 actor: caller.actor.clone(),
+                caller: caller.clone(),
             })
         };
         let invoked = hub.invoke_once(&caller, &asked, make).await;
