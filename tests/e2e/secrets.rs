@@ -147,7 +147,7 @@ fn refused(config: &str, secret: &str, mode: u32) -> String {
         .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(78), "{stderr}");
-    assert!(!stderr.contains("listens on"), "{stderr}");
+    assert!(!stderr.contains("listens:"), "{stderr}");
     stderr
 }
 
@@ -203,7 +203,7 @@ fn k4_until_the_first_resolution_everybody_is_told_to_come_again() {
     let mut command = program(home.path(), &[]);
     command.args(["gateway", "run", "--port", &port.to_string()]);
     let mut gateway = Process::spawn(&mut command);
-    gateway.line("listens on");
+    gateway.line("listens:");
     let status = |path: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let request =
