@@ -42,13 +42,24 @@ impl From<Client> for LimitKey {
     fn from(client: Client) -> Self {
         match client {
             Client::Local => Self::Local,
-            Client::Ip(address) => match address.to_canonical() {
-                IpAddr::V4(v4) => Self::V4(v4),
-                IpAddr::V6(v6) => {
-                    let [a, b, c, d, ..] = v6.segments().map(u64::from);
-                    Self::V6Net(a << 48 | b << 32 | c << 16 | d)
-                }
-            },
+            // A program of this host has all of 127.0.0.0/8 to come from, and is one guesser.
+            Client::Ip(address) if address.to_canonical().is_loopback() => {
+                Self::V4(Ipv4Addr::LOCALHOST)
+            }
+            Client::Ip(address) => Self::of(address),
+        }
+    }
+}
+
+impl LimitKey {
+    /// Where an address belongs, loopback addresses each on their own.
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::V4(v4),
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, ..] = v6.segments().map(u64::from);
+                Self::V6Net(a << 48 | b << 32 | c << 16 | d)
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::auth::{AdmittedRequest, admission};
 use crate::base::{Refusal, Secret, limits};
 use crate::control::Control;
 use crate::exec::argv_text;
-use crate::ingress::{self, Attributed, IngressRefusal, ListenerClass, Peer};
+use crate::ingress::{self, Attributed, Cidr, IngressRefusal, ListenerClass, Peer};
 use crate::machine::OwnAddresses;
 use crate::net::WsIo;
 use crate::net::tls::ServerTls;
@@ -38,7 +38,7 @@ pub struct Front {
     /// Places before authentication; the admin socket has its own.
     pub preauth: PreauthGate,
     pub preauth_admin: PreauthGate,
-    /// So have the listeners of Serve and of a proxy: all their clients come from one address.
+    /// So has whatever comes through a proxy or Serve: all its clients come from one address until their heads are read.
     pub preauth_proxied: PreauthGate,
     /// Whether the chat page is served.
     pub serve_page: bool,
@@ -79,10 +79,13 @@ impl Front {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// A place before authentication. Only on the main listener is the peer the client that is to be counted.
+    /// A place before authentication. Only on the main listener, and if it is no proxy, is the peer the client.
     fn enter(&self, arrival: &Arrival) -> Option<PreauthPermit> {
+        let peer = arrival.peer.ip();
+        let trusted = |peer| Cidr::any_contains(&self.door.rules().ingress.trusted_proxies, peer);
         let place = match arrival.class {
-            ListenerClass::Main => self.preauth.enter(arrival.peer.ip()),
+            ListenerClass::Main if peer.is_some_and(trusted) => self.preauth_proxied.enter(None),
+            ListenerClass::Main => self.preauth.enter(peer),
             ListenerClass::Admin => self.preauth_admin.enter(None),
             ListenerClass::Serve | ListenerClass::Proxy => self.preauth_proxied.enter(None),
         };
@@ -264,6 +267,9 @@ impl Exchange {
                 Ok(attributed) => attributed,
                 Err(refused) => return self.refuse(&refused, &request),
             };
+            if !self.counts_as(&attributed) {
+                return too_many();
+            }
             match access {
                 Some(Access::Open) => None,
                 _ => match self.admit(&rules, attributed, bearer, &request).await {
@@ -332,6 +338,9 @@ impl Exchange {
             Ok(attributed) => attributed,
             Err(refused) => return self.refuse(&refused, &request),
         };
+        if !self.counts_as(&attributed) {
+            return too_many();
+        }
         if request.uri().path() != "/" {
             return text(StatusCode::NOT_FOUND, "the Gateway protocol is served at /");
         }
@@ -364,6 +373,14 @@ impl Exchange {
             .await;
         });
         upgrade::accept_response(&accept)
+    }
+
+    /// From here on the place counts for the client itself, not for its proxy.
+    fn counts_as(&self, attributed: &Attributed) -> bool {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        place
+            .as_ref()
+            .is_none_or(|place| place.count_as(attributed.client()))
     }
 
     fn take_place(&self) -> Option<PreauthPermit> {
@@ -426,4 +443,12 @@ fn attribute<B>(
         own_addresses: own_addresses.as_deref(),
     };
     ingress::attribute(&request, &rules.ingress)
+}
+
+/// A client at its limit behind a proxy: closing without a word would look like the proxy's fault.
+fn too_many() -> Answer {
+    text(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too many connections before authentication",
+    )
 }

@@ -74,16 +74,32 @@ pub struct TurnedAway {
     _waiting: Option<Waiting>,
 }
 
-/// Counts a held-back answer until it is given or its socket is gone.
+/// Counts a held-back answer for as long as it is held back, also if its caller hangs up before: whoever does not wait
+/// must not be able to guess faster (R8).
 struct Waiting {
     door: Arc<Door>,
     key: LimitKey,
     class: Class,
+    due: tokio::time::Instant,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.door.limiter().answered(&self.key, self.class);
+        let (door, key, class, due) = (
+            Arc::clone(&self.door),
+            self.key.clone(),
+            self.class,
+            self.due,
+        );
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if due > tokio::time::Instant::now() => {
+                runtime.spawn(async move {
+                    tokio::time::sleep_until(due).await;
+                    door.limiter().answered(&key, class);
+                });
+            }
+            _ => door.limiter().answered(&key, class),
+        }
     }
 }
 
@@ -170,7 +186,11 @@ impl Door {
             }
         };
         match verdict {
-            Verdict::Admit(admitted) => self.enter(hub, admitted, standing),
+            Verdict::Admit(admitted) => {
+                // Before anything takes effect: a caller who goes meanwhile has no token that never arrived.
+                tokio::time::sleep(admitted.slow()).await;
+                self.enter(hub, admitted, standing)
+            }
             Verdict::Pend(pend) => Err(Box::new(TurnedAway {
                 refusal: file(hub, &pend, path),
                 late: Duration::ZERO,
@@ -312,6 +332,7 @@ impl Door {
             door: Arc::clone(self),
             key,
             class,
+            due: tokio::time::Instant::now() + late,
         };
         TurnedAway {
             refusal: refused.refusal,

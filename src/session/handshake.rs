@@ -116,7 +116,6 @@ where
             });
         }
     };
-    tokio::time::sleep(entry.admitted.slow()).await;
     let facts = SessionFacts {
         client: entry.admitted.client().clone(),
         address: match entry.admitted.from() {

@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::auth::rate_limit::LimitKey;
 use crate::base::limits;
+use crate::ingress::Client;
 
 #[derive(Default)]
 struct Waiting {
     /// By arrival; the first is the oldest.
-    by_age: BTreeMap<u64, (Option<IpAddr>, Arc<Notify>)>,
-    per_client: HashMap<IpAddr, usize>,
+    by_age: BTreeMap<u64, (Option<LimitKey>, Arc<Notify>)>,
+    per_client: HashMap<LimitKey, usize>,
     arrivals: u64,
 }
 
@@ -26,13 +28,12 @@ pub struct PreauthGate(Arc<Mutex<Waiting>>);
 impl PreauthGate {
     /// `None` refuses: this client already has `limits::PREAUTH_CONNECTIONS_PER_CLIENT_MAX`.
     /// A caller on the admin socket has no address and only counts towards its own listener's budget.
+    /// An IPv6 client is its /64 network.
     pub fn enter(&self, client: Option<IpAddr>) -> Option<PreauthPermit> {
+        let client = client.map(LimitKey::of);
         let mut waiting = self.waiting();
-        if let Some(client) = client {
-            let held = waiting.per_client.get(&client).copied().unwrap_or(0);
-            if held >= limits::PREAUTH_CONNECTIONS_PER_CLIENT_MAX {
-                return None;
-            }
+        if !waiting.has_room_for(client.as_ref()) {
+            return None;
         }
         if waiting.by_age.len() >= limits::PREAUTH_CONNECTIONS_MAX
             && let Some((_, (oldest, evict))) = waiting.by_age.pop_first()
@@ -40,9 +41,7 @@ impl PreauthGate {
             waiting.release(oldest);
             evict.notify_one();
         }
-        if let Some(client) = client {
-            *waiting.per_client.entry(client).or_insert(0) += 1;
-        }
+        waiting.count(client.clone());
         waiting.arrivals += 1;
         let arrival = waiting.arrivals;
         let evicted = Arc::new(Notify::new());
@@ -71,7 +70,18 @@ impl PreauthGate {
 }
 
 impl Waiting {
-    fn release(&mut self, client: Option<IpAddr>) {
+    fn has_room_for(&self, client: Option<&LimitKey>) -> bool {
+        let held = client.and_then(|client| self.per_client.get(client));
+        held.is_none_or(|held| *held < limits::PREAUTH_CONNECTIONS_PER_CLIENT_MAX)
+    }
+
+    fn count(&mut self, client: Option<LimitKey>) {
+        if let Some(client) = client {
+            *self.per_client.entry(client).or_insert(0) += 1;
+        }
+    }
+
+    fn release(&mut self, client: Option<LimitKey>) {
         if let Some(client) = client
             && let Some(held) = self.per_client.get_mut(&client)
         {
@@ -91,6 +101,32 @@ pub struct PreauthPermit {
 }
 
 impl PreauthPermit {
+    /// Counts the connection for the client that its proxy names, from now on. `false`: that client is at its limit.
+    pub fn count_as(&self, client: Client) -> bool {
+        let Client::Ip(address) = client else {
+            return true;
+        };
+        let client = LimitKey::of(address);
+        let mut waiting = self.gate.waiting();
+        let counted = match waiting.by_age.get(&self.arrival) {
+            // Whoever was evicted learns it elsewhere.
+            None => return true,
+            Some((counted, _)) => counted.clone(),
+        };
+        if counted.as_ref() == Some(&client) {
+            return true;
+        }
+        if !waiting.has_room_for(Some(&client)) {
+            return false;
+        }
+        waiting.release(counted);
+        waiting.count(Some(client.clone()));
+        if let Some((counted, _)) = waiting.by_age.get_mut(&self.arrival) {
+            *counted = Some(client);
+        }
+        true
+    }
+
     /// Ends when this connection must give way to a newer one. Cancel-safe.
     pub async fn evicted(&self) {
         self.evicted.notified().await;
@@ -142,6 +178,27 @@ mod tests {
         drop(held);
         assert!(gate.is_empty());
         assert!(gate.enter(client(1)).is_some());
+    }
+
+    #[test]
+    fn w1_a_client_is_bounded_behind_its_proxy_and_by_its_network() {
+        let gate = PreauthGate::default();
+        let named = |text: &str| Client::Ip(text.parse().unwrap());
+        let held: Vec<_> = (0..limits::PREAUTH_CONNECTIONS_PER_CLIENT_MAX)
+            .map(|_| gate.enter(None).unwrap())
+            .collect();
+        assert!(
+            held.iter()
+                .all(|place| place.count_as(named("2001:db8::1")))
+        );
+        let next = gate.enter(None).unwrap();
+        assert!(!next.count_as(named("2001:db8::2")), "the same network");
+        assert!(next.count_as(named("203.0.113.9")));
+        assert!(gate.enter(Some("2001:db8::3".parse().unwrap())).is_none());
+        drop(held);
+        assert!(next.count_as(named("2001:db8::2")));
+        drop(next);
+        assert!(gate.waiting().per_client.is_empty());
     }
 
     #[tokio::test]
