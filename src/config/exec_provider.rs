@@ -171,8 +171,10 @@ impl ExecProvider {
                 }
                 fits
             };
-            let end = runtime.block_on(process::run(spec, std::future::pending(), take))?;
-            std::io::Result::Ok((end, printed))
+            let end = runtime.block_on(process::run(spec, std::future::pending(), take));
+            // A program that cannot be killed is given up; waiting for it here would be waiting for ever.
+            runtime.shutdown_background();
+            std::io::Result::Ok((end?, printed))
         };
         std::thread::scope(|scope| scope.spawn(work).join())
             .map_err(|_| "its program could not be watched".to_owned())?

@@ -99,6 +99,8 @@ impl Running {
             .audit
             .append(&event, Durability::Synced)
             .map_err(|error| Failure::new(Exit::Temporary, error.to_string()))?;
+        // Before the number is drawn: a refresh of the old keeper that ends later must not withdraw under a newer one.
+        gateway.secrets.end(hub);
         let since = hub.next_standing();
         built.secrets.begin(since);
         hub.set_settings(hub::Settings {
@@ -115,7 +117,6 @@ impl Running {
         };
         door.set_rules(rules, built.limiter);
         let closed = withdrawal.map_or(0, |what| hub.withdraw(what, since));
-        gateway.secrets.end(hub);
         gateway.secrets = built.secrets;
         let waiting: Vec<&String> = changed
             .iter()

@@ -40,6 +40,8 @@ struct State {
     last: Option<Arc<ConfiguredSecret>>,
     since: u64,
     failing: bool,
+    /// Another keeper has taken over; what this one still learns has no effect.
+    retired: bool,
     checked_at: Option<Instant>,
 }
 
@@ -107,6 +109,7 @@ impl Secrets {
 
     /// Gives over to another: what it raised is not to be attended to any more.
     pub fn end(&self, hub: &Hub) {
+        self.state().retired = true;
         if let Source::Configured { secret, .. } = &self.source {
             hub.set_alarm(secret.setting, None);
         }
@@ -124,6 +127,9 @@ impl Secrets {
         setting: &'static str,
         outcome: Result<(Secret, ConfiguredSecret), ConfigError>,
     ) {
+        if state.retired {
+            return;
+        }
         let note = |change| hub.note(&audit::Event::SecretChanged { setting, change });
         state.checked_at = Some(Instant::now());
         let (text, resolved) = match outcome {
