@@ -100,7 +100,12 @@ impl BindError {
         match self {
             Self::Taken { .. } | Self::SocketTaken { .. } | Self::NoTailnet => true,
             Self::SocketPlace { .. } => false,
-            Self::Io { error, .. } => error.kind() != io::ErrorKind::PermissionDenied,
+            Self::Io { error, .. } => !matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::InvalidInput
+                    | io::ErrorKind::NotFound
+            ),
         }
     }
 }
@@ -245,13 +250,25 @@ pub async fn unix(
         why,
     };
     let around = fs::metadata(path.parent().unwrap_or(path)).map_err(fault)?;
-    if around.mode() & 0o002 != 0 {
-        return Err(place("everybody may put another one into its directory"));
+    let us = rustix::process::geteuid().as_raw();
+    if around.mode() & 0o022 != 0 || (around.uid() != us && around.uid() != 0) {
+        return Err(place(
+            "others than this user and root may put another one into its directory",
+        ));
     }
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(BindError::SocketTaken {
-            path: path.to_owned(),
-        });
+    match UnixStream::connect(path).await {
+        // Only what nobody answers on is a dead one's.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+            ) => {}
+        Err(_) if !fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) => {}
+        _ => {
+            return Err(BindError::SocketTaken {
+                path: path.to_owned(),
+            });
+        }
     }
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -317,7 +334,10 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
         let refused = unix(&path, 0o600, "").await.unwrap_err();
-        assert!(refused.to_string().contains("everybody"), "{refused}");
+        assert!(
+            refused.to_string().contains("others than this user"),
+            "{refused}"
+        );
     }
 
     #[test]
