@@ -127,6 +127,9 @@ pub struct Settings {
     pub tailnet_name: Option<Host>,
     /// `gateway.auth.trustedProxy`, in trusted-proxy mode.
     pub proxy_user: Option<ProxyUserSettings>,
+    /// `gateway.bind` is `tailnet`: only then are both ends of a connection in the tailnet's range within the tailnet, and
+    /// not within the network of a carrier that uses the same range (RFC 6598).
+    pub tailnet_bind: bool,
     /// `gateway.allowPlaintextFrom`.
     pub allow_plaintext_from: Vec<Cidr>,
     /// The user whom the admin socket serves.
@@ -344,9 +347,10 @@ fn is_private(request: &Request<'_>, settings: &Settings) -> bool {
     let Peer::Tcp(peer) = request.peer else {
         return true;
     };
-    let within_tailnet = request
-        .local
-        .is_some_and(|local| cidr::is_tailnet(local.ip()) && cidr::is_tailnet(peer.ip()));
+    let within_tailnet = settings.tailnet_bind
+        && request
+            .local
+            .is_some_and(|local| cidr::is_tailnet(local.ip()) && cidr::is_tailnet(peer.ip()));
     request.tls
         || peer.ip().to_canonical().is_loopback()
         || within_tailnet

@@ -612,6 +612,11 @@ fn d2_which_plaintext_connections_may_carry_a_secret() {
     );
     tailnet.local = "100.64.0.1:18789";
     tailnet.headers = vec![("Host", "100.64.0.1:18789")];
+    assert!(
+        !tailnet.run().unwrap().is_private(),
+        "a carrier uses this range, too"
+    );
+    tailnet.settings.tailnet_bind = true;
     assert!(tailnet.run().unwrap().is_private());
 }
 

@@ -23,7 +23,7 @@ use crate::base::DeviceId;
 use crate::config::{AuthMode, CommandRules, ServerFlags, ServerSettings, Settings, TailscaleMode};
 use crate::ingress;
 use crate::ingress::{Host, Origin};
-use crate::net::Tailnet;
+use crate::net::{Bind, Tailnet};
 use crate::nodes::CommandPolicy;
 
 /// How long a command of the agent may run when the configuration names no time (half an hour, as the reference).
@@ -181,6 +181,7 @@ fn gateway_settings(
         let sentence = "gateway.auth.rateLimit.exemptLoopback: false is not served yet: programs on this host are slowed, never locked out";
         return Err(Failure::new(Exit::Config, sentence).with_remedy("remove the setting"));
     }
+    let ingress = ingress_settings(settings, &server)?;
     let secrets = Secrets::configured(server.secret, settings.resolver.clone());
     if !secrets.takes_time() {
         secrets.settle()?;
@@ -220,7 +221,7 @@ fn gateway_settings(
             )
         })?,
         secrets: Arc::new(secrets),
-        ingress: ingress_settings(settings, server.mode)?,
+        ingress,
         commands: policy(&gateway.nodes.commands),
         per_node: per_node(&gateway.nodes.entries)?,
         serve_page: gateway.control_ui.enabled,
@@ -232,7 +233,10 @@ fn gateway_settings(
 }
 
 /// What the listeners trust. A host or origin that cannot be read is refused by name, never left out.
-fn ingress_settings(settings: &Settings, mode: AuthMode) -> Result<ingress::Settings, Failure> {
+fn ingress_settings(
+    settings: &Settings,
+    server: &ServerSettings,
+) -> Result<ingress::Settings, Failure> {
     let gateway = &settings.gateway;
     let unreadable = |setting: &str, got: &str| {
         Failure::new(Exit::Config, format!("{setting}: {got:?} cannot be read"))
@@ -254,7 +258,9 @@ fn ingress_settings(settings: &Settings, mode: AuthMode) -> Result<ingress::Sett
             .iter()
             .map(|text| Host::parse(text).ok_or_else(|| unreadable("gateway.publicHosts", text)))
             .collect::<Result<_, _>>()?,
-        proxy_user: (mode == AuthMode::TrustedProxy).then(|| gateway.auth.trusted_proxy.clone()),
+        proxy_user: (server.mode == AuthMode::TrustedProxy)
+            .then(|| gateway.auth.trusted_proxy.clone()),
+        tailnet_bind: server.doors.bind == Bind::Tailnet,
         allow_plaintext_from: gateway.allow_plaintext_from.clone(),
         admin_uid: rustix::process::geteuid().as_raw(),
         ..ingress::Settings::default()
