@@ -79,6 +79,9 @@ fn url(context: &Context, args: &NodeRunArgs) -> Result<WsUrl, Failure> {
     };
     let mut url = WsUrl::new(args.host.trim_matches(['[', ']']), port);
     let is_ours = url.host == "127.0.0.1" && settings.gateway.mode == GatewayMode::Local;
+    if is_ours && args.port.is_none() {
+        url.host = session::loopback_or_bound(settings, "--host")?;
+    }
     url.tls = args.tls || !args.no_tls && is_ours && settings.gateway.tls.source.is_some();
     Ok(url)
 }

@@ -16,7 +16,7 @@ use crate::client::{
     CallError, Client, ConnectError, ConnectOptions, DialError, Endpoint, Event, Events, Sent,
     WsUrl, dial,
 };
-use crate::config::{ConfigError, Env, GatewayMode, SecretInput, Settings};
+use crate::config::{Bind, ConfigError, Env, GatewayMode, SecretInput, Settings};
 use crate::machine;
 use crate::net::{Fingerprint, tls};
 use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL, PROTOCOL_MIN_NODE};
@@ -184,7 +184,8 @@ fn configured(settings: &Settings, explicit: bool) -> Result<Vec<Endpoint>, Fail
             return Ok(vec![Endpoint::Admin(socket)]);
         }
         let port = settings.port(None)?;
-        let mut url = WsUrl::new("127.0.0.1", port);
+        let host = loopback_or_bound(settings, "--url")?;
+        let mut url = WsUrl::new(&host, port);
         url.tls = settings.gateway.tls.source.is_some();
         return Ok(vec![Endpoint::Tcp(url)]);
     }
@@ -204,6 +205,23 @@ fn configured(settings: &Settings, explicit: bool) -> Result<Vec<Endpoint>, Fail
         .into());
     };
     Ok(vec![Endpoint::Tcp(WsUrl::parse(url)?)])
+}
+
+/// Where the Gateway of this config can be dialled. A bind that leaves loopback free leaves it to any program of this host,
+/// which must not be sent a secret (decision 19).
+pub fn loopback_or_bound(settings: &Settings, flag: &str) -> Result<String, Failure> {
+    let gateway = &settings.gateway;
+    match (gateway.bind, gateway.custom_bind_host) {
+        (Bind::Tailnet, _) => Err(ConfigError::Conflict {
+            setting: "gateway.bind".to_owned(),
+            why: format!(
+                "\"tailnet\" does not listen on loopback; name the tailnet address with {flag}"
+            ),
+        }
+        .into()),
+        (Bind::Custom, Some(address)) if !address.is_loopback() => Ok(address.to_string()),
+        _ => Ok("127.0.0.1".to_owned()),
+    }
 }
 
 /// The address with the pin that belongs to it: the flag's; or the configured one, whichever way that origin was named
@@ -236,6 +254,16 @@ pub fn pinned(context: &Context, mut url: WsUrl) -> Result<WsUrl, Failure> {
     let is_ours = gateway.mode == GatewayMode::Local
         && matches!(url.host.as_str(), "127.0.0.1" | "::1" | "localhost")
         && url.port == context.settings.port(None)?;
+    if url.tls && remote.url.is_none() && context.common.tls_fingerprint.is_none() {
+        // A pin for no origin would pin nothing, and look as if it did.
+        if remote.tls_fingerprint.is_some() {
+            return Err(Failure::from(ConfigError::Conflict {
+                setting: SETTING.to_owned(),
+                why: "it belongs to gateway.remote.url, which is not set; set that, or give --tls-fingerprint"
+                    .to_owned(),
+            }));
+        }
+    }
     url.pin = match (&context.common.tls_fingerprint, &remote.tls_fingerprint) {
         (Some(text), _) => pin(FLAG, text)?,
         (None, Some(text)) if is_remote => pin(SETTING, text)?,
