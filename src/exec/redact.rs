@@ -3,8 +3,11 @@
 //! In: argv. Out: argv with `[redacted]` in the place of secrets, to be rendered and never to be run or compared.
 //! Attacker controls: argv. Bounds: one pass over it. Errors: none.
 //!
-//! Hiding must not help whoever asks: only a run of characters that no shell acts on is ever taken out, so that no
-//! `$(…)`, quote or operator disappears behind a name that sounds secret.
+//! Hiding must not help whoever asks: of a shell's text only a run of characters that no shell acts on is ever taken
+//! out, and only of the word that names it, so that no `$(…)`, operator or program disappears behind a name that
+//! sounds secret.
+
+use crate::exec::allowlist;
 
 const REDACTED: &str = "[redacted]";
 /// A name whose last word is one of these is a secret's.
@@ -26,8 +29,13 @@ const KEY_WORDS: &[&str] = &["access", "api", "auth", "private", "secret", "sign
 /// What stands before the secret in a header.
 const SCHEMES: &[&str] = &["apikey", "basic", "bearer", "digest", "token"];
 
+/// Where quotes do not just pair up for a shell.
+const UNPAIRED_QUOTES: &[&str] = &["\n", "\\", "#", "$'", "$(", "${", "`"];
+
 /// The arguments as they may be shown.
 pub fn argv(argv: &[String]) -> Vec<String> {
+    // What may be a shell's text, at whatever depth, is cut as such.
+    let by_shell = !argv.iter().all(|argument| allowlist::is_plain(argument));
     let mut after_secret_flag = false;
     argv.iter()
         .map(|argument| {
@@ -35,22 +43,38 @@ pub fn argv(argv: &[String]) -> Vec<String> {
             if is_value && is_harmless(argument) {
                 return REDACTED.to_owned();
             }
-            text(argument)
+            match argument.split_once('=') {
+                Some((flag, _)) if !by_shell && is_secret_flag(flag) => {
+                    format!("{flag}={REDACTED}")
+                }
+                _ => cut(argument, by_shell),
+            }
         })
         .collect()
 }
 
-/// One argument, or the text of a shell.
+/// The text of a shell.
 pub fn text(text: &str) -> String {
+    cut(text, true)
+}
+
+fn cut(text: &str, by_shell: bool) -> String {
+    let pairs = by_shell && !UNPAIRED_QUOTES.iter().any(|it| text.contains(it));
+    let mut quote = None;
     let mut shown = String::with_capacity(text.len());
     let mut kept_to = 0;
     for (at, c) in text.char_indices() {
+        if pairs && matches!(c, '"' | '\'') && quote.is_none_or(|open| open == c) {
+            quote = quote.is_none().then_some(c);
+        }
         if at < kept_to {
             continue;
         }
+        // Beyond a space that parts words stands another argument, or the program.
+        let in_word = !by_shell || quote.is_some();
         let secret = match c {
             '=' | ':' if text[at..].starts_with("://") => userinfo(text, at + 3),
-            '=' | ':' | ' ' => value_after(text, at, c),
+            '=' | ':' | ' ' => value_after(text, at, c, quote, in_word),
             _ => None,
         };
         if let Some((start, end)) = secret.filter(|(start, end)| start < end) {
@@ -64,7 +88,15 @@ pub fn text(text: &str) -> String {
 }
 
 /// The value that a secret's name before `at` announces: `NAME=v`, `--name v`, `Name: Scheme v`, `"name": "v"`.
-fn value_after(text: &str, at: usize, separator: char) -> Option<(usize, usize)> {
+///
+/// Only a header's value, inside one word, may stand behind spaces and a scheme: `TOKEN= /tmp/x` runs `/tmp/x`.
+fn value_after(
+    text: &str,
+    at: usize,
+    separator: char,
+    quote: Option<char>,
+    in_word: bool,
+) -> Option<(usize, usize)> {
     let before = text[..at].trim_end_matches(['"', '\'']);
     let from = before
         .rfind(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'))
@@ -72,22 +104,25 @@ fn value_after(text: &str, at: usize, separator: char) -> Option<(usize, usize)>
             at + before[at..].chars().next().map_or(1, char::len_utf8)
         });
     let name = &before[from..];
-    if !is_secret_name(name) || (separator == ' ' && !name.starts_with('-')) {
+    if !is_secret_name(name) || (separator == ' ' && !name.starts_with("--")) {
         return None;
     }
-    let mut start = at + 1;
-    let mut skip = |what: &[char]| {
-        start += text[start..].len() - text[start..].trim_start_matches(what).len();
-        start
-    };
-    skip(&[' ']);
-    let mut start = skip(&['"', '\'']);
-    let word = &text[start..start + harmless_bytes(&text[start..])];
-    let is_scheme = SCHEMES.contains(&word.to_ascii_lowercase().as_str());
-    if is_scheme && text[start + word.len()..].starts_with(' ') {
-        start += word.len() + 1;
+    // What a text begins with is its program, and no secret.
+    let is_header = separator == ':' && (in_word || from == 0);
+    let mut rest = &text[at + 1..];
+    if is_header || separator == ' ' {
+        rest = rest.trim_start_matches(' ');
     }
-    Some((start, start + harmless_bytes(&text[start..])))
+    // The quote that ends the word is no part of it.
+    rest = rest.trim_start_matches(|c| matches!(c, '"' | '\'') && Some(c) != quote);
+    if is_header
+        && let Some((word, after)) = rest.split_once(' ')
+        && SCHEMES.contains(&word.to_ascii_lowercase().as_str())
+    {
+        rest = after;
+    }
+    let start = text.len() - rest.len();
+    Some((start, start + harmless_bytes(rest)))
 }
 
 /// The secret of `user:secret@host`, or `secret@host`.
@@ -110,7 +145,7 @@ fn is_harmless(text: &str) -> bool {
 }
 
 fn is_secret_flag(argument: &str) -> bool {
-    argument.starts_with('-') && is_harmless(argument) && is_secret_name(argument)
+    argument.starts_with("--") && is_harmless(argument) && is_secret_name(argument)
 }
 
 /// By its last word, so that `--token-file` and `MAX_TOKENS` stay visible.
@@ -173,13 +208,21 @@ mod tests {
                 "https://me:[redacted]@host/p?q=1",
             ),
             ("https://ghp_x@host/p", "https://[redacted]@host/p"),
-            (
-                r#"curl -H "Authorization: Bearer abc" --token t2 -d '{"password": "p w"}' x"#,
-                r#"curl -H "Authorization: Bearer [redacted]" --token [redacted] -d '{"password": "[redacted] w"}' x"#,
-            ),
         ] {
-            assert_eq!(text(given), expected);
+            assert_eq!(shown(&["x", given])[1], expected);
         }
+        assert_eq!(
+            text(r#"curl -H "Authorization: Bearer abc" --token t2 -d '{"password": "p w"}' x"#),
+            r#"curl -H "Authorization: Bearer [redacted]" --token [redacted] -d '{"password": "[redacted] w"}' x"#
+        );
+        assert_eq!(
+            shown(&["timeout", "5", "curl", "-H", "Authorization: Bearer abc"])[4],
+            "Authorization: Bearer [redacted]"
+        );
+        assert_eq!(
+            shown(&["mysql", "--password=a b;c$d", "--pass-file=x"]),
+            ["mysql", "--password=[redacted]", "--pass-file=x"]
+        );
         assert_eq!(
             shown(&["x", "--token", "t", "t"]),
             ["x", "--token", "[redacted]", "t"]
@@ -197,8 +240,45 @@ mod tests {
         ] {
             assert_eq!(text(kept), kept.to_owned(), "{kept}");
         }
+        assert_eq!(
+            shown(&["env", "sh", "-c", "--password=x; id"])[3],
+            "--password=[redacted]; id"
+        );
         assert_eq!(text("PASSWORD=a;id"), "PASSWORD=[redacted];id");
         assert_eq!(shown(&["ssh", "--password", "; rm -rf x"])[2], "; rm -rf x");
+    }
+
+    #[test]
+    fn x13_the_program_that_runs_is_not_hidden() {
+        for (given, expected) in [
+            ("TOKEN= /tmp/evil --now", "TOKEN= /tmp/evil --now"),
+            (
+                "API_TOKEN=basic /tmp/evil",
+                "API_TOKEN=[redacted] /tmp/evil",
+            ),
+            ("TOKEN='' /tmp/evil", "TOKEN='' /tmp/evil"),
+            ("--token basic /tmp/evil", "--token [redacted] /tmp/evil"),
+            ("perl -pass /w/x.pl", "perl -pass /w/x.pl"),
+            ("sudo -p token: /tmp/evil", "sudo -p token: /tmp/evil"),
+            ("sudo -p 'token': /tmp/evil", "sudo -p 'token': /tmp/evil"),
+            (
+                "sudo -p \"token: \"basic /tmp/evil",
+                "sudo -p \"token: \"basic /tmp/evil",
+            ),
+            (
+                "# '\nsudo -p token: /tmp/evil '",
+                "# '\nsudo -p token: /tmp/evil '",
+            ),
+            (
+                "x $'\\'' -p token: /tmp/evil '",
+                "x $'\\'' -p token: /tmp/evil '",
+            ),
+        ] {
+            assert_eq!(text(given), expected);
+            assert_eq!(shown(&["sh", "-c", given])[2], expected);
+        }
+        let perl = ["perl", "-pass", "/w/x.pl"];
+        assert_eq!(shown(&perl), perl);
     }
 
     #[test]
