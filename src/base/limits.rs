@@ -208,7 +208,10 @@ pub const EXEC_ENV_OVERRIDES_MAX: usize = 64;
 pub const EXEC_ENV_BYTES_MAX: usize = 32 * KIB;
 /// Names that one `system.which` may ask for.
 pub const EXEC_WHICH_NAMES_MAX: usize = 64;
-/// The largest program or script whose content an approval can be bound to, in bytes.
+/// Files among an interpreter's arguments whose content an approval can be bound to. They
+/// are hashed twice, and a command line that people can judge names fewer.
+pub const EXEC_OPERANDS_MAX: usize = 64;
+/// The most content of programs and scripts that an approval can be bound to, in bytes.
 pub const EXEC_OPERAND_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// A node's `exec-approvals.json`, in bytes. It is read for each command.
 pub const EXEC_POLICY_BYTES_MAX: usize = 256 * KIB;

@@ -5,9 +5,45 @@
 //! one asks (decision 25: longer chains are refused, not resolved).
 
 const SHELLS: &[&str] = &["ash", "bash", "dash", "fish", "ksh", "sh", "zsh"];
+/// Programs that run what a file says, by how their names begin: versions, flavours and targets follow
+/// (`perl5.36-x86_64-linux-gnu`, `vim.basic`, `lua5.4`). A name too many costs a question, one too few an approval.
 const INTERPRETERS: &[&str] = &[
-    "awk", "bun", "deno", "gawk", "lua", "node", "nodejs", "perl", "php", "pypy", "python",
-    "Rscript", "ruby", "tclsh",
+    "Rscript",
+    "bun",
+    "cmake",
+    "ctest",
+    "deno",
+    "emacs",
+    "erl",
+    "escript",
+    "expect",
+    "ghci",
+    "gimp",
+    "guile",
+    "julia",
+    "lua",
+    "node",
+    "octave",
+    "perl",
+    "php",
+    "powershell",
+    "pypy",
+    "python",
+    "raku",
+    "ruby",
+    "runghc",
+    "scheme",
+    "sqlite",
+    "tcl",
+    "tsx",
+    "vi",
+];
+/// The same by how they end, once a version is off: `mawk`, `tcsh`, `pwsh`, `nvim`, `ipython`, `texlua`.
+const INTERPRETER_ENDS: &[&str] = &["awk", "lua", "php", "python", "ruby", "sh", "vim"];
+/// Short names that say nothing as a part of others.
+const INTERPRETERS_EXACT: &[&str] = &[
+    "R", "bc", "clisp", "dc", "ed", "elixir", "ex", "gdb", "groovy", "iex", "irb", "m4", "ocaml",
+    "sbcl", "scala", "swipl", "wish",
 ];
 
 pub(super) fn base_name(program: &str) -> &str {
@@ -23,11 +59,16 @@ pub fn inline_text(argv: &[String]) -> Option<&str> {
     inline.then_some(text.as_str())
 }
 
-/// Whether the program runs a file named among its arguments (`python3.12 a.py`, `sh a.sh`).
+/// Whether the program runs a file named among its arguments (`python3.12 a.py`, `sh a.sh`), as far as names tell.
 pub fn runs_files(program: &str) -> bool {
     let name = base_name(program);
-    let plain = name.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
-    SHELLS.contains(&plain) || INTERPRETERS.contains(&plain)
+    // `x86_64-linux-gnu-python3.12` and `bash-static` have it between others.
+    name.split(['-', '_', '.']).any(|part| {
+        let plain = part.trim_end_matches(|c: char| c.is_ascii_digit());
+        INTERPRETERS.iter().any(|begin| part.starts_with(begin))
+            || INTERPRETER_ENDS.iter().any(|end| plain.ends_with(end))
+            || INTERPRETERS_EXACT.contains(&plain)
+    })
 }
 
 #[cfg(test)]
@@ -65,6 +106,49 @@ mod tests {
         ] {
             assert!(runs_files(name), "{name}");
         }
-        assert!(!runs_files("/usr/bin/echo"));
+        for name in [
+            "echo",
+            "ls",
+            "cat",
+            "id",
+            "uname",
+            "grep",
+            "curl",
+            "mv",
+            "systemctl",
+        ] {
+            assert!(!runs_files(&format!("/usr/bin/{name}")), "{name}");
+        }
+    }
+
+    #[test]
+    fn x4_interpreters_are_known_by_family() {
+        for name in [
+            "mawk",
+            "original-awk",
+            "perl5.36-x86_64-linux-gnu",
+            "x86_64-linux-gnu-python3",
+            "tcsh",
+            "csh",
+            "mksh",
+            "ksh93",
+            "bash-static",
+            "expect",
+            "luajit",
+            "pwsh",
+            "guile-3.0",
+            "vim.basic",
+            "vimdiff",
+            "nvim",
+            "sqlite3",
+            "cmake",
+            "ruby3.1",
+            "php8.2",
+            "nodejs",
+            "tclsh8.6",
+            "ed",
+        ] {
+            assert!(runs_files(&format!("/usr/bin/{name}")), "{name}");
+        }
     }
 }

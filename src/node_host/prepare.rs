@@ -2,12 +2,12 @@
 //!
 //! In: a command as somebody wrote it. Out: a plan: program and directory as they are on this machine, the digest of the
 //! file that runs, the policy of the moment. Attacker controls: the parameters, and files that the user may write.
-//! Bounds: `EXEC_OPERAND_BYTES_MAX` of one file is hashed. Errors: `NodeError`.
+//! Bounds: `EXEC_OPERANDS_MAX` files and `EXEC_OPERAND_BYTES_MAX` of them are hashed. Errors: `NodeError`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ring::digest::{Context as Digest, SHA256};
@@ -16,8 +16,8 @@ use serde::Serialize;
 use super::execute::{Params, absolute_cwd};
 use super::{Host, NodeError, blocking, payload};
 use crate::base::ids::hex_lower;
-use crate::base::limits::EXEC_OPERAND_BYTES_MAX;
-use crate::exec::allowlist::Rule;
+use crate::base::limits::{EXEC_OPERAND_BYTES_MAX, EXEC_OPERANDS_MAX};
+use crate::exec::allowlist::{self, Rule};
 use crate::exec::{FileOperand, Mode, Plan, PolicySnapshot, argv_text, shell};
 
 #[derive(Serialize)]
@@ -124,37 +124,67 @@ fn plan(host: &Host, params: &Params, mut argv: Vec<String>, pin: bool) -> Resul
     })
 }
 
-/// The file whose content decides what argv does: an interpreter's script, otherwise the program itself.
+/// The file whose content decides what argv does: the program, and for an interpreter or a launcher every file among
+/// its arguments too, since which of them it runs is for its options to say (`bash --rcfile README.md evil.sh`).
 ///
 /// `sh -c TEXT` has none, as the text is all there is. A file that cannot be read or is too large has no digest, so
 /// what runs it cannot be approved.
 pub(super) fn file_operand(argv: &[String], cwd: &Path) -> Result<Option<FileOperand>, NodeError> {
+    let Some(program) = argv.first() else {
+        return Ok(None);
+    };
     if shell::inline_text(argv).is_some() {
         return Ok(None);
     }
-    let mut index = 0;
-    if argv
-        .first()
-        .is_some_and(|program| shell::runs_files(program))
-    {
-        let script = argv.iter().skip(1).position(|arg| cwd.join(arg).is_file());
-        index = script.map_or(0, |at| at + 1);
+    let program_only = allowlist::is_plain(program);
+    let named = argv
+        .iter()
+        .take(if program_only { 1 } else { argv.len() })
+        .enumerate();
+    let files: Vec<(usize, PathBuf)> = named
+        .flat_map(|(index, arg)| file_names(arg).map(move |name| (index, cwd.join(name))))
+        .filter(|(_, path)| path.is_file())
+        .take(EXEC_OPERANDS_MAX + 1)
+        .collect();
+    let unbound = || NodeError::denied("approval cannot safely bind this file");
+    let bytes = files
+        .iter()
+        .map(|(_, path)| path.metadata().map_or(0, |metadata| metadata.len()));
+    if files.len() > EXEC_OPERANDS_MAX || bytes.sum::<u64>() > EXEC_OPERAND_BYTES_MAX {
+        return Err(unbound());
     }
-    let Some(arg) = argv.get(index) else {
+    // The first file that is not the program stands for all of them.
+    let Some((argv_index, path)) = files.get(1).or(files.first()) else {
         return Ok(None);
     };
-    let path = cwd.join(arg);
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let unbound = || NodeError::denied("approval cannot safely bind this file");
-    let sha256 = file_sha256(&path).ok_or_else(unbound)?;
-    let path = path.into_os_string().into_string().map_err(|_| unbound())?;
+    let digests = files.iter().map(|(index, path)| {
+        let sha256 = file_sha256(path).ok_or_else(unbound)?;
+        Ok(format!("{index} {sha256} {}\n", path.display()))
+    });
+    let sha256 = if files.len() == 1 {
+        file_sha256(path).ok_or_else(unbound)?
+    } else {
+        let list = digests.collect::<Result<String, NodeError>>()?;
+        hex_lower(ring::digest::digest(&SHA256, list.as_bytes()).as_ref())
+    };
+    let path = path.to_str().ok_or_else(unbound)?.to_owned();
     Ok(Some(FileOperand {
-        argv_index: index,
+        argv_index: *argv_index,
         path,
         sha256,
     }))
+}
+
+/// What of an argument may name a file: all of it, `FILE` in `--name=FILE`, and `FILE` in `-fFILE`.
+fn file_names(arg: &str) -> impl Iterator<Item = &str> {
+    let after_equals = arg.split_once('=').map(|(_, name)| name);
+    let after_letter = arg.strip_prefix('-').and_then(|it| {
+        let mut letters = it.chars();
+        letters.next().map(|_| letters.as_str())
+    });
+    [Some(arg), after_equals, after_letter]
+        .into_iter()
+        .flatten()
 }
 
 pub(super) fn file_sha256(path: &Path) -> Option<String> {

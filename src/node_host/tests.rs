@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::base::limits::{EXEC_OUTPUT_BYTES_MAX, EXEC_WHICH_NAMES_MAX};
+use crate::base::limits::{EXEC_OPERANDS_MAX, EXEC_OUTPUT_BYTES_MAX, EXEC_WHICH_NAMES_MAX};
 
 struct Machine {
     dir: tempfile::TempDir,
@@ -620,6 +620,40 @@ async fn x4_an_edited_file_or_a_swapped_directory_is_not_what_was_approved() {
         assert_eq!(code, "SYSTEM_RUN_DENIED");
         assert!(message.contains("operand changed"), "{message}");
     }
+
+    // A decoy before the script binds nothing less than the script.
+    fs::write(machine.path("README.md"), "true\n").unwrap();
+    for command in [
+        json!([
+            machine.script("bash", "#!/bin/sh\n"),
+            "--rcfile",
+            "README.md",
+            "evil.sh"
+        ]),
+        json!([
+            machine.script("perl5.36-gnu", "#!/bin/sh\n"),
+            "-I",
+            "README.md",
+            "evil.sh"
+        ]),
+        json!(["env", "sh", "README.md", "evil.sh"]),
+        json!(["sh", "--init-file=evil.sh", "README.md"]),
+        json!(["awk", "-fevil.sh", "README.md"]),
+    ] {
+        machine.script("evil.sh", "true\n");
+        let decoyed = approved(&machine, json!({"command": command})).await;
+        machine.script("evil.sh", "false\n");
+        let (_, message) = machine.refused(decoyed).await;
+        assert!(message.contains("operand changed"), "{command}: {message}");
+    }
+    let many: Vec<String> = (0..=EXEC_OPERANDS_MAX)
+        .map(|it| machine.script(&format!("f{it}"), "x"))
+        .collect();
+    let command = [vec!["sh".to_owned()], many].concat();
+    let prepared = machine
+        .call("system.run.prepare", json!({"command": command}))
+        .await;
+    assert!(prepared.unwrap_err().message.contains("cannot safely bind"));
 
     let absent = approved(&machine, json!({"command": ["portcullis-no-such-program"]})).await;
     let (_, message) = machine.refused(absent).await;
