@@ -29,7 +29,7 @@ fuzz_target!(|text: &str| {
             };
             let after = policy(&longer, mode, agent).expect("what we write we read");
             assert_eq!(after.mode, before.mode);
-            assert!(after.allows(&rule) || after.mode == Mode::AskAlways);
+            assert!(after.allows(&rule, "id") || after.mode == Mode::AskAlways);
         }
     }
 });

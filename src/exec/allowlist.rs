@@ -74,7 +74,7 @@ const LAUNCHERS: &[&str] = &[
     "yarn",
 ];
 /// What this Gateway's own rules say of arguments, directory and content.
-const EXACT: &str = "sha256:cwd-argv-file:v1:";
+const EXACT: &str = "sha256:cwd-name-argv-file:v2:";
 
 /// One rule, in the reference's form.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -89,10 +89,14 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// What an `allow-always` keeps: this program with this content, these arguments, this directory, and nothing else.
-    pub fn exact(program: &str, file_sha256: &str, args: &[String], cwd: &str) -> Self {
+    /// What an `allow-always` keeps: this program with this content, called by this name, with these arguments, in this
+    /// directory, and nothing else. `inner` begins with the name: one file may be `systemctl` and `reboot`.
+    pub fn exact(program: &str, file_sha256: &str, inner: &[String], cwd: &str) -> Self {
         let mut digest = Context::new(&SHA256);
-        for field in [file_sha256, cwd]
+        let (name, args) = inner
+            .split_first()
+            .map_or(("", inner), |(name, args)| (shell::base_name(name), args));
+        for field in [file_sha256, cwd, name]
             .into_iter()
             .chain(args.iter().map(String::as_str))
         {
@@ -106,12 +110,17 @@ impl Rule {
         }
     }
 
-    /// Whether this rule allows what `exact` describes. A rule without arguments that somebody wrote by hand allows the
-    /// program with any; expressions over arguments are not understood and match nothing.
-    pub fn allows(&self, exact: &Self) -> bool {
+    /// Whether this rule allows what `exact` describes, when it is called `name`. A rule without arguments that somebody
+    /// wrote by hand allows the program with any, by its own name only; expressions over arguments are not understood
+    /// and match nothing.
+    pub fn allows(&self, exact: &Self, name: &str) -> bool {
         match &self.arg_pattern {
             Some(_) => self.arg_pattern == exact.arg_pattern && self.pattern == exact.pattern,
-            None => self.source.is_none() && glob(&self.pattern, &exact.pattern),
+            None => {
+                self.source.is_none()
+                    && shell::base_name(name) == shell::base_name(&exact.pattern)
+                    && glob(&self.pattern, &exact.pattern)
+            }
         }
     }
 }
@@ -298,10 +307,10 @@ mod tests {
     #[test]
     fn x7_a_rule_is_for_one_program_with_its_arguments() {
         let exact = |program: &str, sha: &str, args: &str, cwd: &str| {
-            Rule::exact(program, sha, &argv(args), cwd)
+            Rule::exact(program, sha, &argv(&format!("id|{args}")), cwd)
         };
         let rule = exact("/usr/bin/id", "00", "-u", "/w");
-        assert!(rule.allows(&exact("/usr/bin/id", "00", "-u", "/w")));
+        assert!(rule.allows(&exact("/usr/bin/id", "00", "-u", "/w"), "id"));
         for other in [
             exact("/tmp/id", "00", "-u", "/w"),
             exact("/usr/bin/id", "01", "-u", "/w"),
@@ -309,17 +318,42 @@ mod tests {
             exact("/usr/bin/id", "00", "-u", "/v"),
             exact("/usr/bin/id", "00", "-u|", "/w"),
         ] {
-            assert!(!rule.allows(&other), "{other:?}");
+            assert!(!rule.allows(&other, "id"), "{other:?}");
         }
         let by_hand = |pattern: &str, args: Option<&str>, source: Option<&str>| Rule {
             pattern: pattern.to_owned(),
             arg_pattern: args.map(str::to_owned),
             source: source.map(str::to_owned),
         };
-        assert!(by_hand("/usr/bin/*", None, None).allows(&rule));
-        assert!(!by_hand("id", None, None).allows(&rule), "a bare name");
-        assert!(!by_hand("/usr/bin/id", Some(".*"), None).allows(&rule));
-        assert!(!by_hand("/usr/bin/id", None, Some("allow-always")).allows(&rule));
+        assert!(by_hand("/usr/bin/*", None, None).allows(&rule, "/x/id"));
+        assert!(
+            !by_hand("id", None, None).allows(&rule, "id"),
+            "a bare name"
+        );
+        assert!(!by_hand("/usr/bin/id", Some(".*"), None).allows(&rule, "id"));
+        assert!(!by_hand("/usr/bin/id", None, Some("allow-always")).allows(&rule, "id"));
+    }
+
+    #[test]
+    fn x7_one_name_of_a_file_with_many_is_one_program() {
+        let called = |name: &str| {
+            Rule::exact(
+                "/usr/bin/systemctl",
+                "00",
+                &argv(&format!("{name}|-f")),
+                "/",
+            )
+        };
+        let status = called("/usr/bin/systemctl");
+        assert!(status.allows(&called("systemctl"), "systemctl"));
+        assert!(!status.allows(&called("/usr/sbin/reboot"), "/usr/sbin/reboot"));
+        let by_hand = Rule {
+            pattern: "/usr/bin/systemctl".to_owned(),
+            arg_pattern: None,
+            source: None,
+        };
+        assert!(by_hand.allows(&status, "/bin/systemctl"));
+        assert!(!by_hand.allows(&called("reboot"), "/usr/sbin/reboot"));
     }
 
     #[test]

@@ -26,8 +26,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    pub fn allows(&self, exact: &Rule) -> bool {
-        self.rules.iter().any(|rule| rule.allows(exact))
+    pub fn allows(&self, exact: &Rule, name: &str) -> bool {
+        self.rules.iter().any(|rule| rule.allows(exact, name))
     }
 }
 
@@ -228,11 +228,15 @@ mod tests {
         let text = with_rule(file, Some("main"), &rule).unwrap();
         let file = policy(&text, Mode::Ask, Some("main")).unwrap();
         assert_eq!(file.rules.len(), 2);
-        assert!(file.allows(&rule));
-        assert!(!policy(&text, Mode::Ask, None).unwrap().allows(&rule));
+        assert!(file.allows(&rule, "id"));
+        assert!(!policy(&text, Mode::Ask, None).unwrap().allows(&rule, "id"));
         assert!(text.contains("\"id\": \"1\"") && text.contains("\"path\": \"s\""));
         let text = with_rule(EMPTY, None, &rule).unwrap();
-        assert!(policy(&text, Mode::Ask, Some("any")).unwrap().allows(&rule));
+        assert!(
+            policy(&text, Mode::Ask, Some("any"))
+                .unwrap()
+                .allows(&rule, "id")
+        );
         assert!(with_rule("{}", None, &rule).is_err());
         let half = r#"{"version":1,"defaults":{"ask":"never"}}"#;
         assert!(with_rule(half, None, &rule).is_err());

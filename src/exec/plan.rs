@@ -219,7 +219,10 @@ impl Prepared {
             .flat_map(|snapshot| &snapshot.allowlist_rules)
             .filter_map(|rule| serde_json::from_value(rule.clone()).ok())
             .collect();
-        let listed = |exact: &Rule| rules.iter().any(|rule| rule.allows(exact));
+        let Some(inner) = allowlist::inner(&self.plan.argv) else {
+            return false;
+        };
+        let listed = |exact: &Rule| rules.iter().any(|rule| rule.allows(exact, &inner[0]));
         self.may_always() && self.coverage.iter().all(listed)
     }
 

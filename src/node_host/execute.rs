@@ -176,12 +176,12 @@ struct Permit {
     keep: Option<Rule>,
 }
 
-/// Whether this machine lets the command run. `exact` is the rule that would cover it.
+/// Whether this machine lets the command run. `exact` is the rule that would cover it, and the program's name.
 fn permit(
     policy: &Policy,
     params: &Params,
     argv: &[String],
-    exact: impl Fn() -> Option<Rule>,
+    exact: impl Fn() -> Option<(Rule, String)>,
 ) -> Result<Permit, NodeError> {
     let mode = policy.mode;
     let claims_approval = params.approved == Some(true) || params.approval_decision.is_some();
@@ -190,7 +190,7 @@ fn permit(
             "INVALID_REQUEST: approvalSource cannot be combined with an explicit approval",
         ));
     }
-    let listed = || exact().is_some_and(|exact| policy.allows(&exact));
+    let listed = || exact().is_some_and(|(exact, name)| policy.allows(&exact, &name));
     match mode {
         Mode::Deny => return Err(NodeError::denied("security=deny")),
         Mode::Allowlist if !listed() => return Err(NodeError::denied("allowlist miss")),
@@ -239,7 +239,8 @@ fn permit(
         keep: always
             .then(exact)
             .flatten()
-            .filter(|rule| !policy.allows(rule)),
+            .filter(|(rule, name)| !policy.allows(rule, name))
+            .map(|(rule, _)| rule),
     })
 }
 

@@ -54,14 +54,16 @@ impl Host {
         text.transpose().map_err(|error| error.to_string())
     }
 
-    /// The rule that covers exactly this command: its real program, by path and content, its arguments, its directory.
-    pub(super) fn exact_rule(&self, argv: &[String], cwd: &Path) -> Option<Rule> {
+    /// The rule that covers exactly this command: its real program, by path and content, its name and arguments, its
+    /// directory. The name that it is called by stands beside it.
+    pub(super) fn exact_rule(&self, argv: &[String], cwd: &Path) -> Option<(Rule, String)> {
         let inner = allowlist::inner(argv)?;
-        let (program, args) = inner.split_first()?;
-        let real = fs::canonicalize(self.find_program(program, cwd)?).ok()?;
+        let name = inner.first()?;
+        let real = fs::canonicalize(self.find_program(name, cwd)?).ok()?;
         let real = real.to_str().filter(|real| allowlist::is_plain(real))?;
         let sha256 = prepare::file_sha256(Path::new(real))?;
-        Some(Rule::exact(real, &sha256, args, cwd.to_str()?))
+        let rule = Rule::exact(real, &sha256, &inner, cwd.to_str()?);
+        Some((rule, name.clone()))
     }
 
     /// Keeps a rule; if it cannot be kept the command is asked about again.

@@ -74,7 +74,10 @@ fn answer(
     let exact = cwd
         .filter(|_| params.sets_nothing())
         .and_then(|cwd| host.exact_rule(&plan.argv, cwd));
-    let allowing = |rule: &&Rule| exact.as_ref().is_some_and(|exact| rule.allows(exact));
+    let allowing = |rule: &&Rule| {
+        let exact = exact.as_ref();
+        exact.is_some_and(|(exact, name)| rule.allows(exact, name))
+    };
     let rules = policy.rules.iter().filter(allowing);
     plan.policy_snapshot = Some(PolicySnapshot {
         allowlist_rules: rules.map(|rule| serde_json::json!(rule)).collect(),
@@ -86,7 +89,7 @@ fn answer(
         exec_policy: ExecPolicy { security, ask },
         allow_always_coverage: Coverage {
             complete: exact.is_some(),
-            patterns: exact.into_iter().collect(),
+            patterns: exact.into_iter().map(|(rule, _)| rule).collect(),
         },
     })
 }
