@@ -6,6 +6,7 @@
 //! Errors: none; what is not understood is on no list and needs an approval every time.
 
 use ring::digest::{Context, SHA256};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{ids::hex_lower, limits::EXEC_RULE_BYTES_MAX};
@@ -78,14 +79,44 @@ const EXACT: &str = "sha256:cwd-name-argv-file:v2:";
 
 /// One rule, in the reference's form.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "WrittenRule")]
 pub struct Rule {
     /// A program's absolute path, or a glob of such.
     pub pattern: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub arg_pattern: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+}
+
+/// A rule as a file has it. A field that is not known could be a misspelt `argPattern`, without which any arguments go;
+/// the reference's own that restrict nothing are known.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WrittenRule {
+    pattern: String,
+    arg_pattern: Option<String>,
+    source: Option<String>,
+    #[serde(default, rename = "id")]
+    _id: IgnoredAny,
+    #[serde(default, rename = "commandText")]
+    _command_text: IgnoredAny,
+    #[serde(default, rename = "lastUsedAt")]
+    _last_used_at: IgnoredAny,
+    #[serde(default, rename = "lastUsedCommand")]
+    _last_used_command: IgnoredAny,
+    #[serde(default, rename = "lastResolvedPath")]
+    _last_resolved_path: IgnoredAny,
+}
+
+impl From<WrittenRule> for Rule {
+    fn from(it: WrittenRule) -> Self {
+        Self {
+            pattern: it.pattern,
+            arg_pattern: it.arg_pattern,
+            source: it.source,
+        }
+    }
 }
 
 impl Rule {

@@ -222,6 +222,24 @@ mod tests {
     }
 
     #[test]
+    fn x12_a_rule_with_a_field_that_is_not_known_makes_a_file_none() {
+        let with = |field: &str| {
+            let rule = format!(r#"{{"pattern":"/usr/bin/id",{field}}}"#);
+            let text = format!(r#"{{"version":1,"agents":{{"*":{{"allowlist":[{rule}]}}}}}}"#);
+            policy(&text, Mode::Ask, None)
+        };
+        for wrong in [
+            r#""argpattern":"x""#,
+            r#""args":[]"#,
+            r#""arg_pattern":"x""#,
+        ] {
+            assert!(with(wrong).is_err(), "{wrong}");
+        }
+        let harmless = r#""id":"1","commandText":"x","lastUsedAt":null,"lastUsedCommand":"x","lastResolvedPath":"/x""#;
+        assert_eq!(with(harmless).unwrap().rules.len(), 1);
+    }
+
+    #[test]
     fn a_rule_is_added_for_its_agent_and_the_rest_stays() {
         let rule = Rule::exact("/usr/bin/id", "00", &[], "/");
         let file = r#"{"version":1,"socket":{"path":"s"},"agents":{"main":{"mcpTools":[],"allowlist":[{"id":"1","pattern":"/a"}]}}}"#;
