@@ -179,18 +179,19 @@ pub fn inner(argv: &[String]) -> Option<Vec<String>> {
                 None => return is_plain(program).then_some(argv),
             },
         };
-        let is_system = SYSTEM_DIRS.iter().any(|dir| {
-            program
-                .strip_prefix(dir)
-                .is_some_and(|name| !name.contains('/'))
-        });
         // A flag, an assignment and a bare name all fail here.
-        if !is_system || !next.first()?.starts_with('/') {
+        if !is_system(program) || !next.first()?.starts_with('/') {
             return None;
         }
         argv = next;
     }
     None
+}
+
+/// Whether a program stands in one of the system's own directories.
+pub fn is_system(program: &str) -> bool {
+    let name = SYSTEM_DIRS.iter().find_map(|dir| program.strip_prefix(dir));
+    name.is_some_and(|name| !name.contains('/'))
 }
 
 /// Whether a program runs only itself, as far as its name tells.

@@ -121,11 +121,11 @@ pub(super) async fn run(params_json: &str, context: &Context) -> Result<String, 
         blocking(move || {
             let policy = host.policy(params.agent_id.as_deref());
             let cwd = absolute_cwd(&host, params.cwd.as_deref());
-            let exact = || {
+            let exact = |sha256: Option<&str>| {
                 let cwd = std::fs::canonicalize(&cwd).ok()?;
                 params
                     .sets_nothing()
-                    .then(|| host.exact_rule(&argv, &cwd))?
+                    .then(|| host.exact_rule(&argv, &cwd, sha256))?
             };
             let permit = permit(&policy, &params, &argv, exact)?;
             resolve(&host, params, argv, &permit)
@@ -176,12 +176,13 @@ struct Permit {
     keep: Option<Rule>,
 }
 
-/// Whether this machine lets the command run. `exact` is the rule that would cover it, and the program's name.
+/// Whether this machine lets the command run. `exact` is the rule that would cover it with that
+/// content, or with the present one, and the program's name.
 fn permit(
     policy: &Policy,
     params: &Params,
     argv: &[String],
-    exact: impl Fn() -> Option<(Rule, String)>,
+    exact: impl Fn(Option<&str>) -> Option<(Rule, String)>,
 ) -> Result<Permit, NodeError> {
     let mode = policy.mode;
     let claims_approval = params.approved == Some(true) || params.approval_decision.is_some();
@@ -190,7 +191,7 @@ fn permit(
             "INVALID_REQUEST: approvalSource cannot be combined with an explicit approval",
         ));
     }
-    let listed = || exact().is_some_and(|(exact, name)| policy.allows(&exact, &name));
+    let listed = || exact(None).is_some_and(|(exact, name)| policy.allows(&exact, &name));
     match mode {
         Mode::Deny => return Err(NodeError::denied("security=deny")),
         Mode::Allowlist if !listed() => return Err(NodeError::denied("allowlist miss")),
@@ -234,11 +235,12 @@ fn permit(
         ));
     }
     let always = decision == Some(Decision::AllowAlways) && mode != Mode::AskAlways;
+    // Kept is what was hashed when it was planned; before the rule is written, that must still be on the disk.
+    let operand = plan.mutable_file_operand.as_ref().filter(|_| always);
     Ok(Permit {
         approved: true,
-        keep: always
-            .then(exact)
-            .flatten()
+        keep: operand
+            .and_then(|operand| exact(Some(&operand.sha256)))
             .filter(|(rule, name)| !policy.allows(rule, name))
             .map(|(rule, _)| rule),
     })

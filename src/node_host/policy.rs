@@ -55,13 +55,22 @@ impl Host {
     }
 
     /// The rule that covers exactly this command: its real program, by path and content, its name and arguments, its
-    /// directory. The name that it is called by stands beside it.
-    pub(super) fn exact_rule(&self, argv: &[String], cwd: &Path) -> Option<(Rule, String)> {
+    /// directory. The name that it is called by stands beside it. With a digest it is for that content, and not for
+    /// whatever is there now.
+    pub(super) fn exact_rule(
+        &self,
+        argv: &[String],
+        cwd: &Path,
+        sha256: Option<&str>,
+    ) -> Option<(Rule, String)> {
         let inner = allowlist::inner(argv)?;
         let name = inner.first()?;
         let real = fs::canonicalize(self.find_program(name, cwd)?).ok()?;
         let real = real.to_str().filter(|real| allowlist::is_plain(real))?;
-        let sha256 = prepare::file_sha256(Path::new(real))?;
+        let sha256 = match sha256 {
+            Some(sha256) => sha256.to_owned(),
+            None => prepare::file_sha256(Path::new(real))?,
+        };
         let rule = Rule::exact(real, &sha256, &inner, cwd.to_str()?);
         Some((rule, name.clone()))
     }

@@ -73,7 +73,7 @@ fn answer(
     let cwd = plan.cwd.as_deref().map(Path::new);
     let exact = cwd
         .filter(|_| params.sets_nothing())
-        .and_then(|cwd| host.exact_rule(&plan.argv, cwd));
+        .and_then(|cwd| host.exact_rule(&plan.argv, cwd, None));
     let allowing = |rule: &&Rule| {
         let exact = exact.as_ref();
         exact.is_some_and(|(exact, name)| rule.allows(exact, name))
@@ -127,28 +127,31 @@ fn plan(host: &Host, params: &Params, mut argv: Vec<String>, pin: bool) -> Resul
     })
 }
 
-/// The file whose content decides what argv does: the program, and for an interpreter or a launcher every file among
-/// its arguments too, since which of them it runs is for its options to say (`bash --rcfile README.md evil.sh`).
+/// The file whose content decides what argv does: the program behind plain wrappers; for an interpreter, or wrappers that
+/// are not followed, the program and every file among its arguments, since which of them it runs is for its options to
+/// say (`bash --rcfile README.md evil.sh`).
 ///
-/// `sh -c TEXT` has none, as the text is all there is. A file that cannot be read or is too large has no digest, so
-/// what runs it cannot be approved.
+/// Another `sh -c TEXT` has none, as the text is all there is. A file that cannot be read or is too large has no digest,
+/// so what runs it cannot be approved.
 pub(super) fn file_operand(argv: &[String], cwd: &Path) -> Result<Option<FileOperand>, NodeError> {
-    let Some(program) = argv.first() else {
-        return Ok(None);
-    };
-    if shell::inline_text(argv).is_some() {
-        return Ok(None);
-    }
-    let program_only = allowlist::is_plain(program);
-    let named = argv
-        .iter()
-        .take(if program_only { 1 } else { argv.len() })
-        .enumerate();
-    let files: Vec<(usize, PathBuf)> = named
-        .flat_map(|(index, arg)| file_names(arg).map(move |name| (index, cwd.join(name))))
-        .filter(|(_, path)| path.is_file())
-        .take(EXEC_OPERANDS_MAX + 1)
-        .collect();
+    let files: Vec<(usize, PathBuf)> =
+        if let Some([program, ..]) = allowlist::inner(argv).as_deref() {
+            let index = argv.iter().position(|arg| arg.contains(program));
+            let path = cwd.join(program);
+            path.is_file()
+                .then_some((index.unwrap_or(0), path))
+                .into_iter()
+                .collect()
+        } else if shell::inline_text(argv).is_some() && allowlist::is_system(&argv[0]) {
+            return Ok(None);
+        } else {
+            argv.iter()
+                .enumerate()
+                .flat_map(|(index, arg)| file_names(arg).map(move |name| (index, cwd.join(name))))
+                .filter(|(_, path)| path.is_file())
+                .take(EXEC_OPERANDS_MAX + 1)
+                .collect()
+        };
     let unbound = || NodeError::denied("approval cannot safely bind this file");
     let bytes = files
         .iter()

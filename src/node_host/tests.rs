@@ -728,6 +728,40 @@ async fn x7_an_allow_always_keeps_the_real_program_and_nothing_more() {
 }
 
 #[tokio::test]
+async fn x4_a_tool_inside_wrappers_is_bound_and_kept_as_it_was_planned() {
+    let machine = Machine::new(Mode::Ask);
+    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    let tool = machine.script("tool", "#!/bin/sh\necho one\n");
+    for command in [
+        json!(["/usr/bin/env", tool, "x"]),
+        json!(["/bin/sh", "-lc", format!("{tool} x")]),
+    ] {
+        machine.script("tool", "#!/bin/sh\necho one\n");
+        let params = json!({"command": command});
+        let prepared = machine.call("system.run.prepare", params.clone()).await;
+        let prepared = prepared.unwrap();
+        assert_eq!(prepared["plan"]["mutableFileOperand"]["path"], json!(tool));
+        let mut always = approved(&machine, params).await;
+        always["approvalDecision"] = json!("allow-always");
+        machine.script("tool", "#!/bin/sh\necho two\n");
+        let (_, message) = machine.refused(always.clone()).await;
+        assert!(message.contains("operand changed"), "{message}");
+        assert!(!machine.path("state/exec-approvals.json").exists());
+    }
+    machine.script("tool", "#!/bin/sh\necho one\n");
+    let params = json!({"command": ["/usr/bin/env", tool, "x"]});
+    let prepared = machine.call("system.run.prepare", params.clone()).await;
+    let mut always = approved(&machine, params).await;
+    always["approvalDecision"] = json!("allow-always");
+    machine.call("system.run", always).await.unwrap();
+    let kept = machine.call("system.execApprovals.get", json!({})).await;
+    assert_eq!(
+        kept.unwrap()["file"]["agents"]["*"]["allowlist"],
+        prepared.unwrap()["allowAlwaysCoverage"]["patterns"]
+    );
+}
+
+#[tokio::test]
 async fn x12_the_policy_file_only_tightens_and_denies_when_it_is_broken() {
     let machine = Machine::new(Mode::Ask);
     crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
