@@ -183,7 +183,7 @@ impl Queued {
     }
 
     /// Lets the first go; the second must end refused.
-    pub(crate) fn is_refused(self, heard_by: &mut Peer, name: &str) {
+    pub(crate) fn expect_refusal(self, heard_by: &mut Peer, name: &str) {
         fs::write(&self.gate, "go\n").unwrap();
         let end = chat_end(heard_by, &format!("{name}-second"));
         assert!(text_of(&end).contains("was withdrawn"), "{end}");
@@ -444,7 +444,7 @@ fn k1_what_a_device_queued_ends_with_its_right() {
         assert_eq!(peer.closed().0, 4001, "{method}");
         // Paired again, it is another device: what the old one queued stays void.
         let (_again, _) = Peer::admitted(&lab.gateway, &Connect::cli(), &device);
-        queued.is_refused(&mut operator, method);
+        queued.expect_refusal(&mut operator, method);
     }
     // Whoever rotates its own token goes on.
     let device = Device::new();

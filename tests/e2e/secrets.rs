@@ -90,7 +90,7 @@ fn k1_what_was_queued_on_the_old_secret_does_not_run() {
     assert_eq!(peer.closed(), (4001, "gateway auth changed".to_owned()));
     let mut new = Peer::open(&lab.gateway);
     new.connect(&Connect::cli().password(NEW)).unwrap();
-    queued.is_refused(&mut new, "old");
+    queued.expect_refusal(&mut new, "old");
 }
 
 #[test]
