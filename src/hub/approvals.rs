@@ -16,7 +16,7 @@ use crate::exec::env::{self, Overrides};
 use crate::exec::plan::Prepared;
 use crate::exec::{Decision, argv_text, redact};
 use crate::machine;
-use crate::nodes::Refused;
+use crate::nodes::{Refused, exec_gate};
 
 /// What a client asks an approval for.
 pub struct Asked {
@@ -88,6 +88,13 @@ impl Hub {
     /// A client asks about a plan of its own. Only that client can use the answer.
     pub fn request_approval(&self, caller: &Caller, asked: Asked) -> Result<Approval, Refused> {
         env::check(&asked.env).map_err(|_| Refused::BadParams)?;
+        // Nobody is asked about what would not run if it were allowed.
+        exec_gate(
+            self.settings().exec_mode,
+            asked.prepared.is_listed(),
+            true,
+            None,
+        )?;
         let now_ms = machine::now_ms();
         let ttl_ms = asked
             .timeout_ms

@@ -140,7 +140,8 @@ impl Hub {
     /// Runs a command line on a node and returns its output.
     ///
     /// A command that an operator with `operator.approvals` typed is its own one-time approval, bound to what the node
-    /// planned; about any other the operators are asked, in every mode but `full`.
+    /// planned; about any other the operators are
+    /// asked, in the modes that ask. In mode `allowlist` only the node's list counts.
     pub async fn exec(&self, request: ExecRequest) -> Result<Executed, Refused> {
         let mode = self.settings().exec_mode;
         let run_id = uuid_v4(machine::random());
@@ -156,6 +157,10 @@ impl Hub {
         let typed = request.typed && scopes.allows(Scope::Approvals);
         let decision = match mode {
             Mode::Full => None,
+            Mode::Deny | Mode::Allowlist => {
+                exec_gate(mode, prepared.is_listed(), typed, None)?;
+                None
+            }
             _ if typed => {
                 self.record_approval(&audit::Event::ApprovalDecided {
                     approval: run_id.clone(),
@@ -165,8 +170,7 @@ impl Hub {
                 Some(Decision::AllowOnce)
             }
             // The node's own list is what lets it run: no approval of ours goes with it.
-            Mode::Ask | Mode::Allowlist if prepared.is_listed() => None,
-            Mode::Deny | Mode::Allowlist => return Err(Refused::AllowlistMiss),
+            Mode::Ask if prepared.is_listed() => None,
             Mode::AskAlways | Mode::Ask => {
                 let now_ms = machine::now_ms();
                 let wanted = Wanted {
@@ -183,9 +187,8 @@ impl Hub {
             }
         };
         // The operator may have taken their time, and the configuration may have changed meanwhile.
-        if self.settings().exec_mode == Mode::Deny {
-            return Err(Refused::ExecDenied);
-        }
+        let mode = self.settings().exec_mode;
+        exec_gate(mode, prepared.is_listed(), decision.is_some(), None)?;
         let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
         let params = RunParams {
             timeout_ms: Some(timeout_ms),
@@ -284,13 +287,16 @@ impl Hub {
         self.decide(&inner, node, "system.run")?;
         let mut fields: BTreeMap<String, Box<RawValue>> =
             serde_json::from_str(text.unwrap_or("{}")).map_err(|_| Refused::BadParams)?;
-        if self.settings().exec_mode == Mode::Deny {
+        let mode = self.settings().exec_mode;
+        if mode == Mode::Deny {
             return Err(Refused::ExecDenied);
         }
         let run_id: Option<String> = field(&fields, "runId").unwrap_or_default();
         let known = run_id.as_deref().and_then(|id| inner.approvals.get(id));
         if let Some(approval) = known {
             let wanted = approval.wanted.clone();
+            // It may have been given in a freer mode.
+            exec_gate(mode, wanted.prepared.is_listed(), true, run_id.clone())?;
             let claimed = claimed_plan(&wanted.prepared.plan, &fields)?;
             let env: Overrides = field(&fields, "env")?.unwrap_or_default();
             let used = Use {
@@ -317,7 +323,7 @@ impl Hub {
                 approval: Some(wanted.id),
             });
         }
-        exec_gate(self.settings().exec_mode, run_id)?;
+        exec_gate(mode, false, false, run_id)?;
         for field in CONTROL_FIELDS {
             fields.remove(field);
         }

@@ -99,7 +99,7 @@ impl Hub {
         if command == "system.run" {
             let mode = self.settings().exec_mode;
             let setting = format!("tools.exec.mode: {}", mode.as_str());
-            let found = match nodes::exec_gate(mode, None) {
+            let found = match nodes::exec_gate(mode, false, false, None) {
                 Ok(()) => Finding::new("exec", Verdict::Allow, "every command may run"),
                 Err(refused) => Finding::refused("exec", &refused),
             };
@@ -112,7 +112,7 @@ impl Hub {
     fn refusal(&self, inner: &Inner, node: &DeviceId, command: &str) -> Option<Refused> {
         let decided = self.decide(inner, node, command).and_then(|_| {
             if command == "system.run" {
-                nodes::exec_gate(self.settings().exec_mode, None)
+                nodes::exec_gate(self.settings().exec_mode, false, false, None)
             } else {
                 Ok(())
             }

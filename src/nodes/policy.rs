@@ -225,12 +225,22 @@ pub fn is_reserved(command: &str) -> bool {
     command.starts_with("system.execApprovals.")
 }
 
-/// Whether the Gateway's exec mode lets a `system.run` go out that leans on no approval.
-pub fn exec_gate(mode: Mode, run_id: Option<String>) -> Result<(), Refused> {
+/// Whether the Gateway's exec mode lets a `system.run` go out: the node's allowlist holds it, or an operator's word,
+/// typed or given, stands behind it. Where only the list counts, no word takes its place (X12).
+pub fn exec_gate(
+    mode: Mode,
+    listed: bool,
+    approved: bool,
+    run_id: Option<String>,
+) -> Result<(), Refused> {
     match mode {
-        Mode::Deny => Err(Refused::ExecDenied),
-        Mode::Allowlist | Mode::AskAlways | Mode::Ask => Err(Refused::ApprovalRequired { run_id }),
         Mode::Full => Ok(()),
+        Mode::Deny => Err(Refused::ExecDenied),
+        Mode::Allowlist if listed => Ok(()),
+        Mode::Allowlist => Err(Refused::AllowlistMiss),
+        Mode::AskAlways if approved => Ok(()),
+        Mode::Ask if approved || listed => Ok(()),
+        Mode::AskAlways | Mode::Ask => Err(Refused::ApprovalRequired { run_id }),
     }
 }
 
@@ -353,6 +363,28 @@ mod tests {
             gateway.narrowed_by(None).check("linux", "system.run"),
             Ok(())
         );
+    }
+
+    #[test]
+    fn x12_no_word_takes_the_place_of_the_allowlist() {
+        let gate = |mode, listed, approved| exec_gate(mode, listed, approved, None);
+        let required = Err(Refused::ApprovalRequired { run_id: None });
+        for approved in [false, true] {
+            assert_eq!(gate(Mode::Full, false, approved), Ok(()));
+            assert_eq!(gate(Mode::Ask, true, approved), Ok(()));
+            assert_eq!(gate(Mode::Allowlist, true, approved), Ok(()));
+            assert_eq!(
+                gate(Mode::Allowlist, false, approved),
+                Err(Refused::AllowlistMiss)
+            );
+            for listed in [false, true] {
+                assert_eq!(gate(Mode::Deny, listed, approved), Err(Refused::ExecDenied));
+            }
+        }
+        assert_eq!(gate(Mode::Ask, false, true), Ok(()));
+        assert_eq!(gate(Mode::Ask, false, false), required);
+        assert_eq!(gate(Mode::AskAlways, true, false), required);
+        assert_eq!(gate(Mode::AskAlways, false, true), Ok(()));
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub enum Refused {
     Unapproved(Unapproved),
     /// A request for an approval, or a decision about one, is not taken.
     Decision(DecideError),
-    /// In mode `allowlist` nobody is asked about what is not on the list.
+    /// In mode `allowlist` nobody is asked about what is not on the list, and nobody's word puts it there.
     AllowlistMiss,
     /// What admitted the caller, or the scope that the call needs, was taken away after it asked (K1).
     CallerWithdrawn,
@@ -257,7 +257,8 @@ impl Refusal for Refused {
             Self::ApprovalRequired { .. } => Some("APPROVAL_REQUIRED"),
             Self::ApprovalMismatch(error) => Some(error.detail_code()),
             Self::Unapproved(Unapproved::Denied) => Some("APPROVAL_DENIED"),
-            Self::Unapproved(_) | Self::AllowlistMiss => Some("APPROVAL_REQUIRED"),
+            Self::Unapproved(_) => Some("APPROVAL_REQUIRED"),
+            Self::AllowlistMiss => Some("ALLOWLIST_MISS"),
             Self::ExecDenied => Some("EXEC_DENIED"),
             Self::CallerWithdrawn => Some("CALLER_WITHDRAWN"),
             Self::PairingChanged => Some("PAIRING_CHANGED"),
@@ -347,7 +348,9 @@ impl Refusal for Refused {
             Self::ApprovalMismatch(error) => error.to_string().into(),
             Self::Unapproved(why) => why.to_string().into(),
             Self::Decision(error) => error.to_string().into(),
-            Self::AllowlistMiss => "approval required: the node's allowlist does not hold this command".into(),
+            Self::AllowlistMiss => {
+                "exec denied: tools.exec.mode is allowlist, and only a `/run` of what the node's allowlist holds passes it".into()
+            }
             Self::CallerWithdrawn => "what admitted the caller was withdrawn; nothing is run for it".into(),
             Self::PairingChanged => "node pairing changed while invocation was active".into(),
             Self::Busy { limit } => format!("too many invocations under way ({limit})").into(),
@@ -401,7 +404,7 @@ impl Refusal for Refused {
                 "ask again: what was pending ends when its time is up, with its turn, and with a restart".into()
             }
             Self::Decision(_) => "list what waits: `portcullis approvals list`".into(),
-            Self::AllowlistMiss => "set tools.exec.mode to ask, and answer allow-always once".into(),
+            Self::AllowlistMiss => "add the command to the node's allowlist; or set tools.exec.mode to ask".into(),
             Self::CallerWithdrawn => "connect again with what counts now, then ask again".into(),
             Self::PairingChanged => "try again".into(),
             Self::Busy { .. } => "wait for running invocations to end".into(),

@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::run::{Lab, chat_end, message, text_of};
+use crate::secrets::{RELOADED, reload};
 use crate::support::{Connect, Device, Gateway, Peer, Process, Setup, WireError, program};
 
 /// An operator who may write, and not approve.
@@ -407,6 +408,79 @@ fn x12_a_node_that_denies_is_not_overruled() {
     let lab = Lab::with_node_config(gateway, Some(denies));
     let said = lab.say("/run echo x");
     assert!(said.contains("security=deny"), "{said}");
+}
+
+fn set_mode(gateway: &Gateway, mode: &str) {
+    let config = format!("{{tools: {{exec: {{mode: '{mode}'}}}}}}");
+    reload(gateway, &config, RELOADED);
+}
+
+#[test]
+fn x12_in_mode_allowlist_only_the_list_counts() {
+    let lab = Lab::start();
+    let mut approver = Peer::operator(&lab.gateway);
+    let mut writer = writer(&lab.gateway);
+    let run = message("/run /usr/bin/id -u", "first");
+    writer.call("chat.send", &run).unwrap();
+    let asked = approver.event("exec.approval.requested");
+    resolve(&mut approver, &asked["id"], "allow-always").unwrap();
+    chat_end(&mut writer, "first");
+    set_mode(&lab.gateway, "allowlist");
+    // The list holds it, whoever says it.
+    assert!(lab.say("/run /usr/bin/id -u").contains("exit code 0"));
+    let run = message("/run /usr/bin/id -u", "second");
+    writer.call("chat.send", &run).unwrap();
+    let second = chat_end(&mut writer, "second");
+    assert!(text_of(&second).contains("exit code 0"), "{second}");
+    // The list does not hold it, and who may approve typed it.
+    let proof = lab.path("ran");
+    let said = lab.say(&format!("/run touch {}", proof.display()));
+    assert!(said.contains("tools.exec.mode is allowlist"), "{said}");
+    let node = node_id(&lab);
+    let params = json!({"command": ["/usr/bin/touch", proof.to_str().unwrap()]});
+    let error = invoke(&mut approver, &node, "system.run", &params).unwrap_err();
+    assert_eq!(error.detail(), "ALLOWLIST_MISS");
+    let plan = json!({"argv": ["/bin/true"], "cwd": "/", "commandText": "/bin/true"});
+    let asked = json!({"nodeId": node, "systemRunPlan": plan});
+    let error = approver.call("exec.approval.request", &asked).unwrap_err();
+    assert_eq!(error.detail(), "ALLOWLIST_MISS");
+    assert!(!proof.exists());
+}
+
+#[test]
+fn x12_an_approval_does_not_outlive_the_mode_it_was_given_in() {
+    let mut it = Asking::start();
+    let proof = it.lab.path("ran");
+    let given = it.allowed(&["touch", proof.to_str().unwrap()], &json!({}));
+    // A turn that waits meanwhile, in each of the stricter modes.
+    let mut writer = writer(&it.lab.gateway);
+    for (mode, detail, said) in [
+        (
+            "allowlist",
+            "ALLOWLIST_MISS",
+            "tools.exec.mode is allowlist",
+        ),
+        ("deny", "EXEC_DENIED", "tools.exec.mode is deny"),
+    ] {
+        set_mode(&it.lab.gateway, "ask");
+        let text = format!("/run touch {}", proof.display());
+        writer.call("chat.send", &message(&text, mode)).unwrap();
+        let asked = it.approver.frame(|frame| {
+            frame["event"] == "exec.approval.requested"
+                && frame["payload"]["request"]["sessionKey"] == "agent:main:main"
+        });
+        set_mode(&it.lab.gateway, mode);
+        resolve(&mut it.approver, &asked["payload"]["id"], "allow-once").unwrap();
+        let end = chat_end(&mut writer, mode);
+        assert!(text_of(&end).contains(said), "{end}");
+        let error = it.invoke("system.run", &given).unwrap_err();
+        assert_eq!(error.detail(), detail);
+        assert_eq!(error.0["details"]["dispatched"], "no");
+    }
+    assert!(!proof.exists());
+    set_mode(&it.lab.gateway, "ask");
+    it.invoke("system.run", &given).unwrap();
+    assert!(proof.exists());
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn n1_explain_says_what_dispatch_does_in_every_situation() {
     // Without `system.run.prepare`, so that no explanation waits for a node that never answers.
     let mut all = COMMANDS.to_vec();
     all.retain(|command| *command != "system.run.prepare");
-    for (mode, ran) in [("deny", 6), ("ask", 6), ("full", 8)] {
+    for (mode, ran) in [("deny", 6), ("allowlist", 6), ("ask", 6), ("full", 8)] {
         let config = format!(
             "{{gateway: {{nodes: {{commands: {{allow: ['camera.snap'], deny: ['system.notify']}}}}}}, \
              tools: {{exec: {{mode: '{mode}'}}}}}}"

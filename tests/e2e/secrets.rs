@@ -276,14 +276,14 @@ fn hang_up(gateway: &Gateway) {
 }
 
 /// Puts another config in place, and returns when the Gateway has said what became of it.
-fn reload(gateway: &Gateway, config: &str, said: &str) {
+pub(crate) fn reload(gateway: &Gateway, config: &str, said: &str) {
     let before = gateway.stderr().matches(said).count();
     write_private(&gateway.home().join("state/openclaw.json"), config);
     hang_up(gateway);
     until(said, || gateway.stderr().matches(said).count() > before);
 }
 
-const RELOADED: &str = "the configuration was reloaded";
+pub(crate) const RELOADED: &str = "the configuration was reloaded";
 const KEPT: &str = "the configuration was not reloaded";
 
 fn in_mode(mode: &str, secret: &str, more: &str) -> String {
