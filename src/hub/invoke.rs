@@ -328,14 +328,8 @@ impl Hub {
     ) -> Result<ConnId, Refused> {
         inner.pairing.device(node).ok_or(Refused::UnknownNode)?;
         let session = inner.registry.session(node).ok_or(Refused::NotConnected)?;
+        self.command_policy(node).check_denials(command)?;
         let command = command.to_owned();
-        let policy = self.command_policy(node);
-        if policy.deny.iter().any(|it| *it == command || it == "*") {
-            return Err(Refused::Denied {
-                command,
-                by: nodes::DeniedBy::Gateway,
-            });
-        }
         if !session.declared_commands.contains(&command) {
             return Err(Refused::NotDeclared { command });
         }

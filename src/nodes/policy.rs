@@ -81,18 +81,24 @@ impl CommandPolicy {
 
     /// Whether the Gateway's own policy permits a command on a platform. Deny wins over allow.
     pub fn check(&self, platform: &str, command: &str) -> Result<(), Refused> {
-        if let Some(by) = self.denied_by(command) {
-            return Err(Refused::Denied {
-                command: command.to_owned(),
-                by,
-            });
-        }
+        self.check_denials(command)?;
         if names(&self.allow, command) || platform_defaults(platform).contains(&command) {
             Ok(())
         } else {
             Err(Refused::NotAllowlisted {
                 command: command.to_owned(),
             })
+        }
+    }
+
+    /// Whether no list denies a command, whatever would have to allow it.
+    pub fn check_denials(&self, command: &str) -> Result<(), Refused> {
+        match self.denied_by(command) {
+            None => Ok(()),
+            Some(by) => Err(Refused::Denied {
+                command: command.to_owned(),
+                by,
+            }),
         }
     }
 

@@ -410,6 +410,29 @@ fn x12_a_node_that_denies_is_not_overruled() {
     assert!(said.contains("security=deny"), "{said}");
 }
 
+#[test]
+fn n8_a_nodes_own_entry_covers_its_policy_file() {
+    let lab = Lab::start();
+    let node = node_id(&lab);
+    let mut admin = Peer::operator(&lab.gateway);
+    let mut get = || admin.call("exec.approvals.node.get", &json!({"nodeId": node}));
+    assert!(get().is_ok());
+    for (entry, list) in [
+        ("deny: ['*']", "deny"),
+        ("deny: ['system.execApprovals.get']", "deny"),
+        ("allow: ['system.run']", "allow"),
+    ] {
+        let id = node.as_str().unwrap();
+        let config =
+            format!("{{gateway: {{nodes: {{entries: {{'{id}': {{commands: {{{entry}}}}}}}}}}}}}");
+        reload(&lab.gateway, &config, RELOADED);
+        let error = get().unwrap_err();
+        let setting = format!("gateway.nodes.entries.<id>.commands.{list}");
+        assert!(error.message().ends_with(&setting), "{entry}: {error:?}");
+        assert_eq!(error.0["details"]["dispatched"], "no");
+    }
+}
+
 fn set_mode(gateway: &Gateway, mode: &str) {
     let config = format!("{{tools: {{exec: {{mode: '{mode}'}}}}}}");
     reload(gateway, &config, RELOADED);
