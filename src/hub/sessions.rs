@@ -146,13 +146,14 @@ impl Hub {
             return Err(super::Fault::Withdrawn);
         }
         caller.token = live_token(&inner, &caller).cloned();
-        inner.connections.open(&caller);
         if let Some(device) = &caller.device {
             inner.pairing.seen(device, "connect", now_ms);
         }
         if caller.role == Role::Node {
             self.attach_node(&mut inner, &caller, facts, now_ms)?;
         }
+        // Last, for nothing would take it out again if what comes before failed.
+        inner.connections.open(&caller);
         Ok(caller)
     }
 

@@ -84,6 +84,39 @@ fn audit_is_whole(gateway: &Gateway) {
     assert!(output.status.success(), "{output:?}");
 }
 
+#[test]
+fn a_node_that_could_not_be_entered_is_not_there() {
+    let mut gateway = Gateway::start();
+    let connect = Connect::node().with("commands", json!(["system.which"]));
+    let device = Device::new();
+    let plain = Connect::node().with("commands", json!([]));
+    Peer::admitted(&gateway, &plain, &device).0.leave();
+    gateway.terminate();
+    let files = fs::read_dir(gateway.state_dir()).unwrap();
+    let database = files
+        .map(|entry| entry.unwrap().path())
+        .find(|path| {
+            path.extension()
+                .is_some_and(|it| it == "sqlite" || it == "db")
+        })
+        .unwrap();
+    rusqlite::Connection::open(database)
+        .unwrap()
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON documents WHEN NEW.kind = 'surface-request'
+             BEGIN SELECT RAISE(ABORT, 'full'); END;",
+        )
+        .unwrap();
+    gateway.restart();
+    let mut peer = Peer::open(&gateway);
+    peer.connect_as(&connect, &device).unwrap_err();
+    let list = Peer::operator(&gateway)
+        .call("device.pair.list", &json!({}))
+        .unwrap();
+    assert_eq!(list["paired"][0]["deviceId"], device.id);
+    assert_eq!(list["paired"][0]["connected"], false, "{list}");
+}
+
 /// The stages of an invoke: not sent, sent, running, its result on the way, answered.
 #[test]
 fn a_gateway_killed_at_any_stage_runs_nothing_twice_and_loses_no_result() {
