@@ -256,7 +256,8 @@ impl Hub {
     ) -> Result<Checked, Refused> {
         let text = params.map(|raw| String::from(Box::<str>::from(raw)));
         if nodes::is_reserved(command) {
-            return Err(Refused::ReservedCommand);
+            let decided = self.decide(&self.lock(), node, command);
+            return Err(decided.err().unwrap_or(Refused::ReservedCommand));
         }
         if command != "system.run" {
             return Ok(Checked {
