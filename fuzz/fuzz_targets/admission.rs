@@ -194,6 +194,7 @@ fn look_up(fact: &Fact) -> Answer {
             };
             Answer::Device((*id == public_key.device_id()).then_some(known))
         }
+        Fact::TurnedAway(_) => Answer::TurnedAway(false),
         Fact::SignInLink(digest) => {
             Answer::SignInLink(digest.matches(Some(LINK.as_bytes())).then(|| SignInLink {
                 scopes: ScopeSet::from_wire(&["operator.write"]),

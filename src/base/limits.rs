@@ -122,6 +122,8 @@ pub const UNAUTHORIZED_CALLS_MAX: u32 = 20;
 
 /// Devices that may be paired.
 pub const DEVICES_MAX: usize = 4096;
+/// Ids of removed and rejected devices that are remembered, so that no address lets them in again; the oldest is forgotten.
+pub const TURNED_AWAY_MAX: usize = 4096;
 /// Device requests that may wait for an operator; the oldest gives way.
 pub const PAIRING_REQUESTS_MAX: usize = 64;
 /// How long a device request waits, in milliseconds (an hour).

@@ -102,6 +102,11 @@ impl Hub {
         })
     }
 
+    /// Whether an operator removed or rejected this device.
+    pub fn is_turned_away(&self, id: &DeviceId) -> bool {
+        self.lock().pairing.is_turned_away(id)
+    }
+
     /// Whose live token this is. Every token is compared, so that the time tells nothing of where it stands.
     pub fn token_holder(&self, digest: &TokenDigest) -> Option<TokenHolder> {
         let inner = self.lock();
@@ -290,7 +295,9 @@ impl Hub {
     /// Unpairs a device and closes its sockets.
     pub fn remove_device(&self, caller: &Caller, id: &str) -> Result<DeviceId, Denied> {
         let mut inner = self.lock();
-        let (device, changes) = inner.pairing.remove(&caller.approver(), id)?;
+        let (device, changes) = inner
+            .pairing
+            .remove(&caller.approver(), id, machine::now_ms())?;
         let event = audit::Event::DeviceRemoved {
             device: device.as_str().into(),
             by: caller.actor.clone(),

@@ -1,6 +1,6 @@
 //! Devices: asked for, approved, rejected, renamed, removed, and their tokens.
 
-use super::{ApprovedVia, Change, Device, DeviceRequest, Pairing, Refused, Token};
+use super::{ApprovedVia, Change, Device, DeviceRequest, Pairing, Refused, Token, TurnedAway};
 use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::auth::secret_eq::TokenDigest;
 use crate::base::{DeviceId, limits};
@@ -129,6 +129,7 @@ impl Pairing {
             device.clone(),
             vec![
                 Change::RequestGone(request_id.to_owned()),
+                Change::TurnedAwayGone(device.id.clone()),
                 Change::Device(device),
             ],
         ))
@@ -141,6 +142,9 @@ impl Pairing {
         via: ApprovedVia,
         now_ms: u64,
     ) -> Result<(Device, Vec<Change>), Refused> {
+        if via == ApprovedVia::TrustedCidr && self.is_turned_away(&facts.id) {
+            return Err(Refused::TurnedAway);
+        }
         let Filed { request, .. } = self.file_request(facts, String::new(), now_ms);
         let device = self.admitted(&request, via, now_ms)?;
         let waiting = self
@@ -212,10 +216,26 @@ impl Pairing {
         now_ms: u64,
     ) -> Result<(DeviceId, Vec<Change>), Refused> {
         let request = self.visible_request(approver, request_id, now_ms)?;
-        Ok((
-            request.device_id.clone(),
-            vec![Change::RequestGone(request_id.to_owned())],
-        ))
+        let mut changes = vec![Change::RequestGone(request_id.to_owned())];
+        // A paired device that asked for more keeps what it has, and is turned away when it is removed.
+        if !self.devices.contains_key(&request.device_id) {
+            changes.extend(self.turn_away(&request.device_id, now_ms));
+        }
+        Ok((request.device_id.clone(), changes))
+    }
+
+    /// Remembers a device that is not to come back by its address alone (decision 23).
+    fn turn_away(&self, device: &DeviceId, at_ms: u64) -> Vec<Change> {
+        let device = device.clone();
+        let is_full = self.turned_away.len() >= limits::TURNED_AWAY_MAX;
+        let oldest = self.turned_away.values().min_by_key(|it| it.at_ms);
+        let forgotten = oldest.filter(|_| is_full && !self.is_turned_away(&device));
+        let mut changes: Vec<_> = forgotten
+            .map(|it| Change::TurnedAwayGone(it.device.clone()))
+            .into_iter()
+            .collect();
+        changes.push(Change::TurnedAway(TurnedAway { device, at_ms }));
+        changes
     }
 
     /// Unpairs a device, with its node surface and whatever waits.
@@ -223,6 +243,7 @@ impl Pairing {
         &self,
         approver: &Approver,
         id: &str,
+        now_ms: u64,
     ) -> Result<(DeviceId, Vec<Change>), Refused> {
         let device = self.visible_device(approver, id)?;
         // Whoever removes takes away at most what it could have granted.
@@ -243,6 +264,7 @@ impl Pairing {
                 .map(|request| Change::RequestGone(request.request_id.clone())),
         );
         changes.push(Change::DeviceGone(id.clone()));
+        changes.extend(self.turn_away(&id, now_ms));
         Ok((id, changes))
     }
 

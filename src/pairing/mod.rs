@@ -2,7 +2,8 @@
 //!
 //! In: requests, decisions and the time. Out: `Change`s, which the hub records, persists and then applies; nothing is
 //! altered before that. Attacker controls: all that a pending request says of itself.
-//! Bounds: `limits::PAIRING_REQUESTS_MAX`, `limits::PAIRING_REQUEST_TTL_MS`, `limits::DEVICES_MAX`.
+//! Bounds: `limits::PAIRING_REQUESTS_MAX`, `limits::PAIRING_REQUEST_TTL_MS`, `limits::DEVICES_MAX`,
+//! `limits::TURNED_AWAY_MAX`.
 //! Errors: `Refused`. Unknown and foreign ids are answered alike.
 
 mod device;
@@ -15,7 +16,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use device::{Approver, DeviceFacts, Filed};
-pub use records::{ApprovedVia, Device, DeviceRequest, Surface, SurfaceRequest, Token};
+pub use records::{ApprovedVia, Device, DeviceRequest, Surface, SurfaceRequest, Token, TurnedAway};
 pub use refused::Refused;
 pub use surface::{SurfaceFacts, required_scopes};
 
@@ -29,6 +30,8 @@ pub enum Change {
     DeviceGone(DeviceId),
     Request(DeviceRequest),
     RequestGone(String),
+    TurnedAway(TurnedAway),
+    TurnedAwayGone(DeviceId),
     Surface(Surface),
     SurfaceGone(DeviceId),
     SurfaceRequest(SurfaceRequest),
@@ -40,6 +43,7 @@ pub enum Change {
 pub struct Pairing {
     devices: BTreeMap<DeviceId, Device>,
     requests: BTreeMap<String, DeviceRequest>,
+    turned_away: BTreeMap<DeviceId, TurnedAway>,
     surfaces: BTreeMap<DeviceId, Surface>,
     /// One per node: a later declaration supersedes an earlier request.
     surface_requests: BTreeMap<DeviceId, SurfaceRequest>,
@@ -61,6 +65,12 @@ impl Pairing {
                 Change::RequestGone(id) => {
                     self.requests.remove(&id);
                 }
+                Change::TurnedAway(it) => {
+                    self.turned_away.insert(it.device.clone(), it);
+                }
+                Change::TurnedAwayGone(id) => {
+                    self.turned_away.remove(&id);
+                }
                 Change::Surface(surface) => {
                     self.surfaces.insert(surface.node.clone(), surface);
                 }
@@ -79,6 +89,11 @@ impl Pairing {
 
     pub fn device(&self, id: &DeviceId) -> Option<&Device> {
         self.devices.get(id)
+    }
+
+    /// Whether an operator removed or rejected this device, and none has approved it since.
+    pub fn is_turned_away(&self, id: &DeviceId) -> bool {
+        self.turned_away.contains_key(id)
     }
 
     /// Paired devices, ordered by id.

@@ -91,6 +91,14 @@ impl Device {
     }
 }
 
+/// A device that an operator removed or rejected. Only an operator lets it in again.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct TurnedAway {
+    #[serde(with = "wire::device_id")]
+    pub device: DeviceId,
+    pub at_ms: u64,
+}
+
 /// A device that asks to be paired, or to be granted more.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct DeviceRequest {

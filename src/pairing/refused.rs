@@ -29,6 +29,8 @@ pub enum Refused {
     TooManyDevices {
         limit: usize,
     },
+    /// An operator removed or rejected it; its address does not let it in again.
+    TurnedAway,
 }
 
 impl Refusal for Refused {
@@ -42,7 +44,10 @@ impl Refusal for Refused {
     fn http_status(&self) -> u16 {
         match self {
             Self::UnknownRequest | Self::UnknownDevice | Self::UnknownNode => 404,
-            Self::ApproverLacks { .. } | Self::RotationDenied | Self::RevocationDenied => 403,
+            Self::ApproverLacks { .. }
+            | Self::RotationDenied
+            | Self::RevocationDenied
+            | Self::TurnedAway => 403,
             Self::NotDeclared { .. } | Self::NameTooLong { .. } => 400,
             Self::TooManyDevices { .. } => 503,
         }
@@ -59,6 +64,7 @@ impl Refusal for Refused {
             Self::NotDeclared { .. } => "not_declared",
             Self::NameTooLong { .. } => "name_too_long",
             Self::TooManyDevices { .. } => "too_many_devices",
+            Self::TurnedAway => "turned_away",
         }
     }
 
@@ -78,6 +84,7 @@ impl Refusal for Refused {
                 format!("a name has at most {limit} characters, not {chars}").into()
             }
             Self::TooManyDevices { limit } => format!("{limit} devices are paired already").into(),
+            Self::TurnedAway => "this device was removed or rejected".into(),
         }
     }
 
@@ -99,6 +106,9 @@ impl Refusal for Refused {
                 "name only commands that `portcullis nodes pending` shows".into()
             }
             Self::NameTooLong { .. } => "choose a shorter name".into(),
+            Self::TurnedAway => {
+                "let it connect again and approve it: `portcullis devices approve`".into()
+            }
             Self::TooManyDevices { .. } => {
                 "remove devices that are no longer used: `portcullis devices remove`".into()
             }

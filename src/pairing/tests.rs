@@ -388,10 +388,70 @@ fn k1_removing_a_device_takes_all_that_it_had() {
     pairing.apply(changes);
     let (_, changes) = pairing.approve_surface(&admin(), "r", None, NOW).unwrap();
     pairing.apply(changes);
-    let (removed, changes) = pairing.remove(&admin(), id(1).as_str()).unwrap();
+    let (removed, changes) = pairing.remove(&admin(), id(1).as_str(), NOW).unwrap();
     assert_eq!(removed, id(1));
     pairing.apply(changes);
     assert!(pairing.device(&id(1)).is_none() && pairing.surface(&id(1)).is_none());
+}
+
+#[test]
+fn k1_a_device_that_was_turned_away_comes_back_by_an_operator_alone() {
+    let node = || facts(1, Role::Node, ScopeSet::NONE);
+    let mut pairing = Pairing::default();
+    for removes in [true, false] {
+        if removes {
+            paired(&mut pairing, 1, Role::Node, ScopeSet::NONE);
+            let (_, changes) = pairing.remove(&admin(), id(1).as_str(), NOW).unwrap();
+            pairing.apply(changes);
+        } else {
+            file(&mut pairing, node(), "no");
+            let (_, changes) = pairing.reject(&admin(), "no", NOW).unwrap();
+            pairing.apply(changes);
+        }
+        assert!(pairing.is_turned_away(&id(1)));
+        let by_address = pairing.pair(node(), ApprovedVia::TrustedCidr, NOW);
+        assert_eq!(by_address.err(), Some(Refused::TurnedAway));
+        file(&mut pairing, node(), "yes");
+        let (_, changes) = pairing.approve(&admin(), "yes", NOW).unwrap();
+        pairing.apply(changes);
+        assert!(!pairing.is_turned_away(&id(1)));
+        pairing.apply([Change::DeviceGone(id(1))]);
+        assert!(pairing.pair(node(), ApprovedVia::TrustedCidr, NOW).is_ok());
+    }
+    // Rejected for more than it has, a device stays what it is.
+    paired(&mut pairing, 1, Role::Node, ScopeSet::NONE);
+    file(
+        &mut pairing,
+        facts(1, Role::Operator, ScopeSet::all()),
+        "more",
+    );
+    let (_, changes) = pairing.reject(&admin(), "more", NOW).unwrap();
+    pairing.apply(changes);
+    assert!(!pairing.is_turned_away(&id(1)));
+}
+
+#[test]
+fn the_oldest_of_too_many_turned_away_is_forgotten() {
+    let numbered = |n: usize| {
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&n.to_be_bytes());
+        DeviceId::from_digest(digest)
+    };
+    let mut pairing = Pairing::default();
+    for n in 0..=limits::TURNED_AWAY_MAX {
+        let request = DeviceFacts {
+            id: numbered(n),
+            ..facts(1, Role::Node, ScopeSet::NONE)
+        };
+        let at_ms = NOW + n as u64;
+        let filed = pairing.file_request(request, "r".to_owned(), at_ms);
+        pairing.apply(filed.changes);
+        let (_, changes) = pairing.reject(&admin(), "r", at_ms).unwrap();
+        pairing.apply(changes);
+    }
+    assert!(!pairing.is_turned_away(&numbered(0)));
+    assert!(pairing.is_turned_away(&numbered(1)));
+    assert!(pairing.is_turned_away(&numbered(limits::TURNED_AWAY_MAX)));
 }
 
 #[test]

@@ -246,6 +246,7 @@ impl Door {
                 Answer::SharedSecret(secret)
             }
             Fact::Device(id) => Answer::Device(hub.known_device(&id)),
+            Fact::TurnedAway(id) => Answer::TurnedAway(hub.is_turned_away(&id)),
             Fact::SignInLink(digest) => Answer::SignInLink(hub.sign_in_link(&digest)),
             Fact::Whois(source) => Answer::Whois(match &self.whois {
                 Some(whois) => whois.whois(source).await,

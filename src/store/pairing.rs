@@ -13,6 +13,7 @@ use crate::pairing::Change;
 pub enum Kind {
     Device,
     DeviceRequest,
+    TurnedAway,
     Surface,
     SurfaceRequest,
     Approval,
@@ -24,6 +25,7 @@ impl Kind {
         match self {
             Self::Device => "device",
             Self::DeviceRequest => "device-request",
+            Self::TurnedAway => "turned-away",
             Self::Surface => "surface",
             Self::SurfaceRequest => "surface-request",
             Self::Approval => "approval",
@@ -61,6 +63,11 @@ impl Store {
                 .into_iter()
                 .map(Change::Request),
         );
+        changes.extend(
+            self.load(Kind::TurnedAway)?
+                .into_iter()
+                .map(Change::TurnedAway),
+        );
         changes.extend(self.load(Kind::Surface)?.into_iter().map(Change::Surface));
         changes.extend(
             self.load(Kind::SurfaceRequest)?
@@ -79,6 +86,8 @@ impl Changes<'_> {
             Change::DeviceGone(id) => self.delete(Kind::Device, id.as_str()),
             Change::Request(request) => self.put(Kind::DeviceRequest, &request.request_id, request),
             Change::RequestGone(id) => self.delete(Kind::DeviceRequest, id),
+            Change::TurnedAway(it) => self.put(Kind::TurnedAway, it.device.as_str(), it),
+            Change::TurnedAwayGone(id) => self.delete(Kind::TurnedAway, id.as_str()),
             Change::Surface(surface) => self.put(Kind::Surface, surface.node.as_str(), surface),
             Change::SurfaceGone(id) => self.delete(Kind::Surface, id.as_str()),
             Change::SurfaceRequest(request) => {

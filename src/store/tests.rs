@@ -12,7 +12,7 @@ use crate::audit::{AuditLog, Durability, Event, Settings};
 use crate::auth::scope::{Role, Scope};
 use crate::auth::secret_eq::TokenDigest;
 use crate::base::DeviceId;
-use crate::pairing::{ApprovedVia, Change, Device, Surface, SurfaceRequest, Token};
+use crate::pairing::{ApprovedVia, Change, Device, Surface, SurfaceRequest, Token, TurnedAway};
 
 fn temporary() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
@@ -155,6 +155,10 @@ fn pairing_records_survive_a_restart() {
             changes.pairing(&Change::Device(device(2)))?;
             changes.pairing(&Change::Surface(surface(1)))?;
             changes.pairing(&Change::SurfaceRequest(surface_request(2)))?;
+            for device in [device(2).id, device(3).id] {
+                changes.pairing(&Change::TurnedAway(TurnedAway { device, at_ms: 7 }))?;
+            }
+            changes.pairing(&Change::TurnedAwayGone(device(3).id))?;
             changes.pairing(&Change::DeviceGone(device(2).id))
         })
         .unwrap();
@@ -163,7 +167,7 @@ fn pairing_records_survive_a_restart() {
         .unwrap();
     drop(store);
     let changes = Store::open(&dir).unwrap().load_pairing().unwrap();
-    assert_eq!(changes.len(), 3);
+    assert_eq!(changes.len(), 4);
     let Change::Device(found) = &changes[0] else {
         panic!("a device comes first")
     };
@@ -174,8 +178,9 @@ fn pairing_records_survive_a_restart() {
         (found.last_seen_at_ms, found.last_seen_reason.as_deref()),
         (Some(99), Some("connect"))
     );
-    assert!(matches!(&changes[1], Change::Surface(s) if s.commands == ["system.run"]));
-    assert!(matches!(&changes[2], Change::SurfaceRequest(r) if r.request_id == "request-2"));
+    assert!(matches!(&changes[1], Change::TurnedAway(it) if it.device == device(2).id));
+    assert!(matches!(&changes[2], Change::Surface(s) if s.commands == ["system.run"]));
+    assert!(matches!(&changes[3], Change::SurfaceRequest(r) if r.request_id == "request-2"));
 }
 
 #[test]

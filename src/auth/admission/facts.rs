@@ -24,6 +24,8 @@ pub enum Fact {
     SharedSecret,
     /// The pairing record of a device that has proved its key.
     Device(DeviceId),
+    /// Whether an operator removed or rejected this device, which is not paired.
+    TurnedAway(DeviceId),
     /// The sign-in link with this token.
     SignInLink(TokenDigest),
     /// The local Tailscale daemon's word on an address.
@@ -38,6 +40,7 @@ pub enum Answer {
     Limit(Limit),
     SharedSecret(SharedSecret),
     Device(Option<KnownDevice>),
+    TurnedAway(bool),
     SignInLink(Option<SignInLink>),
     Whois(Whois),
     TokenHolder(Option<TokenHolder>),
@@ -120,6 +123,7 @@ pub(super) struct Facts {
     pub(super) limits: Vec<((LimitKey, Class), Limit)>,
     pub(super) shared_secret: Option<SharedSecret>,
     pub(super) device: Option<Option<KnownDevice>>,
+    pub(super) turned_away: Option<bool>,
     pub(super) link: Option<Option<SignInLink>>,
     pub(super) whois: Option<Whois>,
     pub(super) holder: Option<Option<TokenHolder>>,
@@ -134,6 +138,7 @@ impl Facts {
             }
             (Fact::SharedSecret, Answer::SharedSecret(it)) => self.shared_secret = Some(it),
             (Fact::Device(_), Answer::Device(it)) => self.device = Some(it),
+            (Fact::TurnedAway(_), Answer::TurnedAway(it)) => self.turned_away = Some(it),
             (Fact::SignInLink(_), Answer::SignInLink(it)) => self.link = Some(it),
             (Fact::Whois(_), Answer::Whois(it)) => self.whois = Some(it),
             (Fact::TokenHolder(_), Answer::TokenHolder(it)) => self.holder = Some(it),

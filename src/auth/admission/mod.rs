@@ -701,7 +701,9 @@ impl Admission {
             let issue_token = grant.is_some_and(|grant| grant.token.is_none());
             return Ok(self.admit(opening, login, approved, Enrolment::Paired, issue_token));
         };
-        let Some((via, ceiling)) = self.approval_in_advance(&login, opening.role, reason) else {
+        let Some((via, ceiling)) =
+            self.approval_in_advance(&login, opening.role, &proof.device, reason)?
+        else {
             let approved = known.map_or_else(Vec::new, |known| {
                 let grants = known.grants.iter();
                 grants.map(|grant| (grant.role, grant.scopes)).collect()
@@ -727,25 +729,30 @@ impl Admission {
     }
 
     /// Whose approval stands ready, and for which scopes at most: a sign-in link's, that of the local operator, or, for a
-    /// node that was never seen, that of its address. A changed platform or device family is never waved through silently (N2).
+    /// node that was never seen nor turned away, that of its address. A changed platform or device family is never waved through silently (N2).
     fn approval_in_advance(
         &self,
         login: &Login,
         role: Role,
+        device: &DeviceId,
         reason: PairingReason,
-    ) -> Option<(ApprovedVia, ScopeSet)> {
+    ) -> Result<Option<(ApprovedVia, ScopeSet)>, Stop> {
         if let Some((_, link)) = &login.link {
-            return Some((ApprovedVia::SignInLink, link.scopes));
+            return Ok(Some((ApprovedVia::SignInLink, link.scopes)));
         }
         let silent = self.is_local_operator(login)
             && self.settings.auto_approve_local
             && reason != PairingReason::MetadataUpgrade;
         if silent {
-            return Some((ApprovedVia::Silent, self.local_ceiling(login)));
+            return Ok(Some((ApprovedVia::Silent, self.local_ceiling(login))));
         }
         let first_node = role == Role::Node && reason == PairingReason::NotPaired;
-        (first_node && self.comes_from_trusted_cidr(login))
-            .then_some((ApprovedVia::TrustedCidr, ScopeSet::NONE))
+        if !first_node || !self.comes_from_trusted_cidr(login) {
+            return Ok(None);
+        }
+        let turned_away = self.facts.turned_away;
+        let turned_away = turned_away.ok_or_else(|| Fact::TurnedAway(device.clone()))?;
+        Ok((!turned_away).then_some((ApprovedVia::TrustedCidr, ScopeSet::NONE)))
     }
 
     /// A program with the shared secret at an address that the operator listed (decision 23). It came by itself: through a

@@ -27,6 +27,7 @@ struct World {
     headers: Vec<(&'static str, &'static str)>,
     secret: SharedSecret,
     devices: BTreeMap<DeviceId, KnownDevice>,
+    turned_away: Vec<DeviceId>,
     link: Option<(TokenDigest, SignInLink)>,
     whois: Whois,
     limiter: Limiter,
@@ -62,6 +63,7 @@ fn world() -> World {
         headers: vec![("Host", "127.0.0.1:18789")],
         secret: ready(TOKEN),
         devices: BTreeMap::new(),
+        turned_away: vec![],
         link: None,
         whois: Whois::Failed,
         limiter: Limiter::new(LimiterSettings::default()),
@@ -152,6 +154,10 @@ impl World {
             ),
             Fact::SharedSecret => ("secret", Answer::SharedSecret(self.secret.clone())),
             Fact::Device(id) => ("device", Answer::Device(self.devices.get(id).cloned())),
+            Fact::TurnedAway(id) => (
+                "turned away",
+                Answer::TurnedAway(self.turned_away.contains(id)),
+            ),
             Fact::SignInLink(digest) => {
                 let link = self.link.as_ref();
                 let link = link.filter(|(known, _)| known.as_bytes() == digest.as_bytes());
@@ -600,6 +606,12 @@ fn a_listed_address_pairs_a_new_node_that_came_by_itself_and_nothing_else() {
         }
     ));
     assert_eq!(admitted.scopes(), ScopeSet::NONE);
+
+    // One that an operator turned away waits for an operator.
+    let mut again = listed();
+    again.turned_away = vec![key(1).public().device_id()];
+    let _ = again.pends(&ask);
+    assert!(again.asked.contains(&"turned away"));
 
     // Off by default; other addresses, operators, pages, proxies and local programs pend as ever.
     let _ = remote().pends(&ask);
