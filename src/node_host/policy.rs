@@ -109,6 +109,16 @@ impl Host {
     }
 
     fn set_policy(&self, params: SetParams) -> Result<Value, NodeError> {
+        // Where the owner's list is all that may run, whoever writes the list decides.
+        if self.mode <= Mode::Allowlist {
+            let mode = self.mode.as_str();
+            return Err(NodeError::new(
+                "FORBIDDEN",
+                format!(
+                    "FORBIDDEN: tools.exec.mode of this node is {mode}; edit its exec-approvals.json on that machine"
+                ),
+            ));
+        }
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.policy_text().map_err(unavailable)?;
         let invalid = |why: &str| NodeError::invalid(format!("Error: INVALID_REQUEST: {why}"));

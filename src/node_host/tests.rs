@@ -762,6 +762,30 @@ async fn x4_a_tool_inside_wrappers_is_bound_and_kept_as_it_was_planned() {
 }
 
 #[tokio::test]
+async fn x12_a_nodes_own_list_is_not_widened_from_afar() {
+    let list = json!({"version": 1, "agents": {"*": {"allowlist": [{"pattern": "/usr/bin/*"}]}}});
+    for (mode, may) in [
+        (Mode::Deny, false),
+        (Mode::Allowlist, false),
+        (Mode::Ask, true),
+        (Mode::Full, true),
+    ] {
+        let machine = Machine::new(mode);
+        crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+        let set = json!({"file": list});
+        let answer = machine.call("system.execApprovals.set", set).await;
+        assert_eq!(answer.is_ok(), may, "{mode:?}");
+        if let Err(error) = answer {
+            assert_eq!(error.code, "FORBIDDEN");
+            assert!(error.message.contains("tools.exec.mode"), "{error:?}");
+        }
+        assert_eq!(machine.path("state/exec-approvals.json").exists(), may);
+        let get = machine.call("system.execApprovals.get", json!({})).await;
+        assert_eq!(get.unwrap()["exists"], may);
+    }
+}
+
+#[tokio::test]
 async fn x12_the_policy_file_only_tightens_and_denies_when_it_is_broken() {
     let machine = Machine::new(Mode::Ask);
     crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
