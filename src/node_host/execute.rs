@@ -76,6 +76,13 @@ impl Params {
         self.env.as_ref().is_none_or(Overrides::is_empty)
     }
 
+    /// Whether the plan that the command comes with says that an allowlist names it.
+    fn was_listed(&self) -> bool {
+        let plan = self.system_run_plan.as_ref();
+        plan.and_then(|plan| plan.policy_snapshot.as_ref())
+            .is_some_and(|snapshot| !snapshot.allowlist_rules.is_empty())
+    }
+
     pub(super) fn parse(params_json: &str) -> Result<Self, NodeError> {
         serde_json::from_str(params_json)
             .map_err(|_| NodeError::invalid("INVALID_REQUEST: params malformed"))
@@ -198,6 +205,10 @@ fn permit(
         Mode::AskAlways if !claims_approval => return Err(NodeError::denied("approval required")),
         Mode::Ask if !claims_approval && !listed() => {
             return Err(NodeError::denied("approval required"));
+        }
+        // The Gateway may have asked nobody because the list held the command: then it still must.
+        Mode::Full if !claims_approval && params.was_listed() && !listed() => {
+            return Err(NodeError::denied("allowlist miss"));
         }
         _ if !claims_approval => return Ok(Permit::default()),
         Mode::Allowlist | Mode::AskAlways | Mode::Ask | Mode::Full => {}

@@ -65,10 +65,7 @@ fn answer(
     if mode == Mode::Deny {
         return Err(NodeError::denied("security=deny"));
     }
-    // As the reference: only one who asks with the freest words, of a host that agrees, gets the command as written.
-    let says_so = params.security.is_some() && params.ask.is_some();
-    let pin = !(mode == Mode::Full && says_so);
-    let mut plan = plan(host, params, argv, pin)?;
+    let mut plan = plan(host, params, argv, mode)?;
     // Rules cover a command as it is, without variables that somebody sets.
     let cwd = plan.cwd.as_deref().map(Path::new);
     let exact = cwd
@@ -94,7 +91,14 @@ fn answer(
     })
 }
 
-fn plan(host: &Host, params: &Params, mut argv: Vec<String>, pin: bool) -> Result<Plan, NodeError> {
+/// The plan names the program and its file even where nobody needs to be asked here: the Gateway may ask, and what it
+/// then sends is held to the plan.
+fn plan(
+    host: &Host,
+    params: &Params,
+    mut argv: Vec<String>,
+    mode: Mode,
+) -> Result<Plan, NodeError> {
     let cwd = absolute_cwd(host, params.cwd.as_deref());
     let cwd = fs::canonicalize(cwd)
         .ok()
@@ -104,17 +108,18 @@ fn plan(host: &Host, params: &Params, mut argv: Vec<String>, pin: bool) -> Resul
             NodeError::invalid("SYSTEM_RUN_DENIED: approval requires an existing canonical cwd")
         })?;
     let preview = shell::inline_text(&argv).map(str::to_owned);
-    let mut operand = None;
-    if pin {
-        // A program that is not there stays as written; running it will say so.
-        if let Some(program) = host
-            .find_program(&argv[0], Path::new(&cwd))
-            .and_then(|path| path.into_os_string().into_string().ok())
-        {
-            argv[0] = program;
-        }
-        operand = file_operand(&argv, Path::new(&cwd))?;
+    // A program that is not there stays as written; running it will say so.
+    if let Some(program) = host
+        .find_program(&argv[0], Path::new(&cwd))
+        .and_then(|path| path.into_os_string().into_string().ok())
+    {
+        argv[0] = program;
     }
+    let operand = match file_operand(&argv, Path::new(&cwd)) {
+        // It runs as long as no approval is claimed for it.
+        Err(_) if mode == Mode::Full => None,
+        operand => operand?,
+    };
     Ok(Plan {
         command_text: argv_text::render(&argv),
         argv,

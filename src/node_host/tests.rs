@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::base::limits::{EXEC_OPERANDS_MAX, EXEC_OUTPUT_BYTES_MAX, EXEC_WHICH_NAMES_MAX};
+use crate::base::limits::{
+    EXEC_OPERAND_BYTES_MAX, EXEC_OPERANDS_MAX, EXEC_OUTPUT_BYTES_MAX, EXEC_WHICH_NAMES_MAX,
+};
 
 struct Machine {
     dir: tempfile::TempDir,
@@ -758,6 +760,54 @@ async fn x4_a_tool_inside_wrappers_is_bound_and_kept_as_it_was_planned() {
     assert_eq!(
         kept.unwrap()["file"]["agents"]["*"]["allowlist"],
         prepared.unwrap()["allowAlwaysCoverage"]["patterns"]
+    );
+}
+
+#[tokio::test]
+async fn x1_what_a_gateway_asked_about_runs_where_all_may_run() {
+    let machine = Machine::new(Mode::Full);
+    // A Gateway that does its own asking plans with the freest words.
+    let free = |command: Value| json!({"command": command, "security": "full", "ask": "off"});
+    let echo = approved(&machine, free(json!(["echo", "x"]))).await;
+    assert!(echo["command"][0].as_str().unwrap().starts_with('/'));
+    let result = machine.call("system.run", echo).await.unwrap();
+    assert_eq!(result["stdout"], "x\n");
+    // And what was approved is still all that runs.
+    let tool = machine.script("tool", "#!/bin/sh\necho one\n");
+    let it = approved(&machine, free(json!(["./tool"]))).await;
+    machine.script("tool", "#!/bin/sh\necho two\n");
+    let (_, message) = machine.refused(it).await;
+    assert!(message.contains("operand changed"), "{message}");
+    // A file that nothing can be bound to runs unapproved only.
+    fs::File::create(machine.path("huge"))
+        .and_then(|file| file.set_len(EXEC_OPERAND_BYTES_MAX + 1))
+        .unwrap();
+    let mut huge = approved(&machine, free(json!(["sh", "huge"]))).await;
+    let (_, message) = machine.refused(huge.clone()).await;
+    assert!(message.contains("cannot safely bind"), "{message}");
+    huge["approved"] = Value::Null;
+    huge["approvalDecision"] = Value::Null;
+    huge["command"][1] = json!("tool");
+    huge["rawCommand"] = Value::Null;
+    assert_eq!(
+        machine.call("system.run", huge).await.unwrap()["exitCode"],
+        0
+    );
+
+    // X7: what the list let pass unasked is looked up again.
+    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    let mut always = approved(&machine, free(json!([tool]))).await;
+    always["approvalDecision"] = json!("allow-always");
+    machine.call("system.run", always).await.unwrap();
+    let mut listed = approved(&machine, free(json!([tool]))).await;
+    let fields = listed.as_object_mut().unwrap();
+    fields.remove("approved");
+    fields.remove("approvalDecision");
+    assert!(machine.call("system.run", listed.clone()).await.is_ok());
+    machine.script("tool", "#!/bin/sh\necho three\n");
+    assert_eq!(
+        machine.refused(listed).await.1,
+        "SYSTEM_RUN_DENIED: allowlist miss"
     );
 }
 
