@@ -141,6 +141,36 @@ async fn w7_who_does_not_read_the_answer_is_cut_off() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn r8_who_hangs_up_before_a_late_answer_guesses_no_faster() {
+    let house = House::open();
+    let request = b"GET /x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer wrong\r\n\r\n";
+    let ask = async |answer_ms: u64| {
+        let (mut far, served) = house.dial(1 << 16);
+        far.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        let whole = far.read_to_string(&mut answer);
+        let _ = tokio::time::timeout(Duration::from_millis(answer_ms), whole).await;
+        drop(far);
+        served.await.unwrap();
+        answer
+    };
+    let mut unanswered = 0;
+    let refused = loop {
+        let answer = ask(10).await;
+        if !answer.is_empty() {
+            break answer;
+        }
+        unanswered += 1;
+    };
+    assert!(refused.starts_with("HTTP/1.1 429 "), "{refused}");
+    // Of the first answers of the series some have become due meanwhile.
+    let waiting = limits::LATE_ANSWERS_PER_CLIENT_MAX;
+    assert!((waiting..waiting + 6).contains(&unanswered), "{unanswered}");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(ask(6000).await.starts_with("HTTP/1.1 401 "));
+}
+
+#[tokio::test(start_paused = true)]
 async fn r8_who_waits_for_a_late_answer_gives_way_and_frees_the_place() {
     let house = House::open();
     let request = b"GET /x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer wrong\r\n\r\n";

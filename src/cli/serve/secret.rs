@@ -281,6 +281,25 @@ mod tests {
     }
 
     #[test]
+    fn k3_a_keeper_that_was_replaced_changes_nothing_any_more() {
+        let (parts, _daemon, home) = gateway();
+        let file = home.path().join("secret");
+        std::fs::write(&file, "the first secret").unwrap();
+        let keeper = keeper(home.path(), Duration::ZERO);
+        keeper.settle().unwrap();
+        let before = keeper.shared_secret(&parts.hub).1;
+        keeper.end(&parts.hub);
+        // Its program ends when another keeper is in force already.
+        std::fs::write(&file, "another secret").unwrap();
+        keeper.refresh(&parts.hub);
+        std::fs::remove_file(&file).unwrap();
+        keeper.refresh(&parts.hub);
+        assert_eq!(keeper.shared_secret(&parts.hub).1, before);
+        assert_eq!(parts.hub.next_standing(), before + 1, "no number was drawn");
+        assert!(parts.hub.alarms().is_empty());
+    }
+
+    #[test]
     fn a_program_is_not_asked_twice_within_its_interval() {
         let (parts, _daemon, home) = gateway();
         let file = home.path().join("secret");
