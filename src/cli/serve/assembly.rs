@@ -397,11 +397,16 @@ async fn follow_name(tailnet: Arc<Tailnet>, door: Arc<Door>) {
             }
             Err(error) => {
                 if !told {
+                    let refused = match door.rules().admission.allow_tailscale {
+                        true => {
+                            "tailnet identities, and this host's name in the tailnet, are refused"
+                        }
+                        false => "this host's name in the tailnet is refused",
+                    };
                     tracing::warn!(
                         %error,
-                        "tailnet identities are refused, and so is this host's name in the tailnet, until the Tailscale \
-                         daemon answers; start it and log in (tailscale up), or name its socket in \
-                         gateway.tailscale.socket, or do without (gateway.auth.allowTailscale: false)"
+                        "{refused} until the Tailscale daemon answers; start it and log in (tailscale up), or name its \
+                         socket in gateway.tailscale.socket"
                     );
                 }
                 told = true;
