@@ -295,7 +295,7 @@ async function reference() {
   const request = await test("reference gateway: our node host connects and its surface pends", () =>
     until("the surface of epsilon pends", lib.STEP_MS, async () => {
       const { pending } = JSON.parse((await cli("nodes", "pending")).out);
-      return pending.find((entry) => entry.displayName === "epsilon");
+      return pending.find((entry) => entry.stage === "surface" && entry.displayName === "epsilon");
     }),
   );
   if (!request) return;
