@@ -45,19 +45,19 @@ fn judge(text: &str) -> Result<(), &'static str> {
         }
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
             if self.0 == limits::JSON_DEPTH_MAX {
-                return Err(A::Error::custom("unsafe"));
+                return Err(A::Error::custom("refused"));
             }
             while seq.next_element_seed(Level(self.0 + 1))?.is_some() {}
             Ok(())
         }
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
             if self.0 == limits::JSON_DEPTH_MAX {
-                return Err(A::Error::custom("unsafe"));
+                return Err(A::Error::custom("refused"));
             }
             let mut keys = HashSet::new();
             while let Some(key) = map.next_key::<String>()? {
                 if !keys.insert(key) {
-                    return Err(A::Error::custom("unsafe"));
+                    return Err(A::Error::custom("refused"));
                 }
                 map.next_value_seed(Level(self.0 + 1))?;
             }
