@@ -3,49 +3,18 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use portcullis::auth::admission;
-use portcullis::auth::rate_limit::LimiterSettings;
-use portcullis::auth::scope::ScopeSet;
 use portcullis::base::Secret;
-use portcullis::cli::serve::{GatewaySettings, Parts, Secrets};
-use portcullis::exec::policy::Mode;
+use portcullis::cli::serve::{GatewaySettings, Parts};
 use portcullis::http::{Arrival, serve};
-use portcullis::ingress::{self, ListenerClass, Peer};
-use portcullis::net::Doors;
-use portcullis::nodes::CommandPolicy;
+use portcullis::ingress::{ListenerClass, Peer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::runtime::{Builder, Runtime};
 
 pub static HOUSE: LazyLock<(Runtime, Parts, tempfile::TempDir)> = LazyLock::new(|| {
     let dir = tempfile::tempdir().expect("a directory");
-    let parts = Parts::open(GatewaySettings {
-        state_dir: dir.path().join("state"),
-        config_path: None,
-        doors: Doors::loopback(0),
-        audit_sync_always: false,
-        admission: admission::Settings {
-            mode: admission::Mode::Password,
-            allow_tailscale: false,
-            local_operator_scopes: ScopeSet::all(),
-            auto_approve_local: true,
-            auto_approve_cidrs: Vec::new(),
-            control_ui_build: None,
-        },
-        secrets: Arc::new(
-            Secrets::fixed(&Secret::new("a-password-that-no-input-holds")).expect("not empty"),
-        ),
-        tailnet: None,
-        limiter: LimiterSettings::default(),
-        ingress: ingress::Settings::default(),
-        commands: CommandPolicy::default(),
-        per_node: Vec::new(),
-        exec_mode: Mode::Ask,
-        serve_page: true,
-        tls: portcullis::config::Tls::default(),
-        exec_timeout: Duration::from_secs(1),
-        turn_timeout: Duration::from_secs(1),
-    })
-    .expect("a house");
+    let password = Secret::new("a-password-that-no-input-holds");
+    let settings = GatewaySettings::on_loopback(dir.path().join("state"), 0, &password);
+    let parts = Parts::open(settings.expect("a password")).expect("a house");
     // The clock is turned by the runtime: it jumps to the next timer when nothing else can happen.
     let runtime = Builder::new_current_thread()
         .enable_all()

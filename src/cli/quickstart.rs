@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -17,21 +16,15 @@ use super::args::QuickstartArgs;
 use super::exit::{Exit, Failure};
 use super::gateway::printable;
 use super::output::line;
-use super::serve::{self, Gateway, GatewaySettings, Secrets};
+use super::serve::{self, Gateway, GatewaySettings};
 use crate::audit::Actor;
-use crate::auth::admission;
-use crate::auth::rate_limit::LimiterSettings;
 use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::base::Secret;
 use crate::base::ids::uuid_v4;
 use crate::client::{Client, ConnectOptions, Endpoint, Events, Sent};
-use crate::config::{Env, Paths, Tls};
-use crate::exec::policy::Mode;
+use crate::config::{Env, Paths};
 use crate::hub::NodeView;
-use crate::ingress;
 use crate::machine::{self, files};
-use crate::net::Doors;
-use crate::nodes::CommandPolicy;
 use crate::rpc::types::agent::AgentEvent;
 use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL};
 
@@ -163,35 +156,12 @@ fn own_paths() -> Result<Paths, Failure> {
 
 fn settings(paths: &Paths, port: u16, password: &str) -> Result<GatewaySettings, Failure> {
     files::ensure_dir(&paths.state).map_err(|error| hop(1, "the gateway", &error.to_string()))?;
-    let secrets = Secrets::fixed(&Secret::new(password))
+    let settings = GatewaySettings::on_loopback(paths.own.clone(), port, &Secret::new(password))
         .ok_or_else(|| Failure::new(Exit::Software, "the password is empty"))?;
     Ok(GatewaySettings {
-        audit_sync_always: false,
-        state_dir: paths.own.clone(),
-        config_path: None,
-        doors: Doors::loopback(port),
-        admission: admission::Settings {
-            mode: admission::Mode::Password,
-            allow_tailscale: false,
-            local_operator_scopes: ScopeSet::all(),
-            auto_approve_local: true,
-            auto_approve_cidrs: Vec::new(),
-            control_ui_build: None,
-        },
-        secrets: Arc::new(secrets),
-        tailnet: None,
-        limiter: LimiterSettings::default(),
-        ingress: ingress::Settings {
-            admin_uid: rustix::process::geteuid().as_raw(),
-            ..ingress::Settings::default()
-        },
-        commands: CommandPolicy::default(),
-        per_node: Vec::new(),
-        exec_mode: Mode::Ask,
-        serve_page: true,
-        tls: Tls::default(),
         exec_timeout: EXEC_TIMEOUT,
         turn_timeout: EXEC_TIMEOUT + HOP_TIMEOUT,
+        ..settings
     })
 }
 

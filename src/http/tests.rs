@@ -8,15 +8,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Arrival, serve};
-use crate::auth::admission;
-use crate::auth::rate_limit::LimiterSettings;
-use crate::auth::scope::ScopeSet;
 use crate::base::{Secret, limits};
-use crate::cli::serve::{GatewaySettings, Parts, Secrets};
-use crate::exec::policy::Mode;
-use crate::ingress::{self, ListenerClass, Peer};
-use crate::net::Doors;
-use crate::nodes::CommandPolicy;
+use crate::cli::serve::{GatewaySettings, Parts};
+use crate::ingress::{ListenerClass, Peer};
 
 struct House {
     parts: Parts,
@@ -26,32 +20,9 @@ struct House {
 impl House {
     fn open() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let parts = Parts::open(GatewaySettings {
-            state_dir: dir.path().join("state"),
-            config_path: None,
-            doors: Doors::loopback(0),
-            audit_sync_always: false,
-            admission: admission::Settings {
-                mode: admission::Mode::Password,
-                allow_tailscale: false,
-                local_operator_scopes: ScopeSet::all(),
-                auto_approve_local: true,
-                auto_approve_cidrs: Vec::new(),
-                control_ui_build: None,
-            },
-            secrets: Arc::new(Secrets::fixed(&Secret::new("right")).unwrap()),
-            tailnet: None,
-            limiter: LimiterSettings::default(),
-            ingress: ingress::Settings::default(),
-            commands: CommandPolicy::default(),
-            per_node: Vec::new(),
-            exec_mode: Mode::Ask,
-            serve_page: true,
-            tls: crate::config::Tls::default(),
-            exec_timeout: Duration::from_secs(1),
-            turn_timeout: Duration::from_secs(1),
-        })
-        .unwrap();
+        let state = dir.path().join("state");
+        let settings = GatewaySettings::on_loopback(state, 0, &Secret::new("right"));
+        let parts = Parts::open(settings.unwrap()).unwrap();
         Self { parts, _dir: dir }
     }
 

@@ -17,9 +17,9 @@ use crate::agent::{self, Agent};
 use crate::audit::{self, AuditLog, Durability};
 use crate::auth::admission;
 use crate::auth::rate_limit::LimiterSettings;
-use crate::auth::scope::Scope;
-use crate::base::{DeviceId, limits};
-use crate::config::{self, ConfigError};
+use crate::auth::scope::{Scope, ScopeSet};
+use crate::base::{DeviceId, Secret, limits};
+use crate::config::{ConfigError, Tls};
 use crate::control::{self, Control};
 use crate::exec::policy::Mode;
 use crate::http::{self, Front, Listener};
@@ -51,9 +51,43 @@ pub struct GatewaySettings {
     pub exec_mode: Mode,
     /// Whether the chat page is served at `/`.
     pub serve_page: bool,
-    pub tls: config::Tls,
+    pub tls: Tls,
     pub exec_timeout: Duration,
     pub turn_timeout: Duration,
+}
+
+impl GatewaySettings {
+    /// What a config without any setting but a password would say, on loopback; port 0 takes a free one.
+    pub fn on_loopback(state_dir: PathBuf, port: u16, password: &Secret) -> Option<Self> {
+        Some(Self {
+            state_dir,
+            config_path: None,
+            doors: Doors::loopback(port),
+            audit_sync_always: false,
+            admission: admission::Settings {
+                mode: admission::Mode::Password,
+                allow_tailscale: false,
+                local_operator_scopes: ScopeSet::all(),
+                auto_approve_local: true,
+                auto_approve_cidrs: Vec::new(),
+                control_ui_build: None,
+            },
+            secrets: Arc::new(Secrets::fixed(password)?),
+            tailnet: None,
+            limiter: LimiterSettings::default(),
+            ingress: ingress::Settings {
+                admin_uid: rustix::process::geteuid().as_raw(),
+                ..ingress::Settings::default()
+            },
+            commands: CommandPolicy::default(),
+            per_node: Vec::new(),
+            exec_mode: Mode::Ask,
+            serve_page: true,
+            tls: Tls::default(),
+            exec_timeout: super::EXEC_TIMEOUT,
+            turn_timeout: super::TURN_TIMEOUT,
+        })
+    }
 }
 
 /// A Gateway that serves.

@@ -10,17 +10,13 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::timeout;
 
-use super::{GatewaySettings, Parts, Secrets};
-use crate::auth::admission::{self, Mode};
-use crate::auth::rate_limit::LimiterSettings;
-use crate::auth::scope::ScopeSet;
+use super::{GatewaySettings, Parts};
+use crate::auth::admission::Mode;
 use crate::base::{Secret, limits};
-use crate::exec::policy;
 use crate::http::{self, Arrival};
-use crate::ingress::{self, ListenerClass, Peer};
+use crate::ingress::{ListenerClass, Peer};
 use crate::net::tailnet::stand_in::{Reply, StandIn};
 use crate::net::{Tailnet, WsIo};
-use crate::nodes::CommandPolicy;
 use crate::ws::{self, Event};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,31 +33,13 @@ pub(super) fn gateway() -> (Parts, StandIn, TempDir) {
     let home = TempDir::new().unwrap();
     let daemon = StandIn::start(home.path());
     let tailnet = Tailnet::new(Some(daemon.socket.clone()));
-    let parts = Parts::open(GatewaySettings {
-        audit_sync_always: false,
-        state_dir: home.path().join("own"),
-        config_path: None,
-        doors: crate::net::Doors::loopback(0),
-        admission: admission::Settings {
-            mode: Mode::Token,
-            allow_tailscale: true,
-            local_operator_scopes: ScopeSet::all(),
-            auto_approve_local: true,
-            auto_approve_cidrs: Vec::new(),
-            control_ui_build: None,
-        },
-        secrets: Arc::new(Secrets::fixed(&Secret::new("the gateway's own secret")).unwrap()),
-        tailnet: Some(Arc::new(tailnet)),
-        limiter: LimiterSettings::default(),
-        ingress: ingress::Settings::default(),
-        commands: CommandPolicy::default(),
-        per_node: Vec::new(),
-        exec_mode: policy::Mode::Ask,
-        serve_page: true,
-        tls: crate::config::Tls::default(),
-        exec_timeout: PATIENCE,
-        turn_timeout: PATIENCE,
-    });
+    let own = home.path().join("own");
+    let settings = GatewaySettings::on_loopback(own, 0, &Secret::new("the gateway's own secret"));
+    let mut settings = settings.unwrap();
+    settings.admission.mode = Mode::Token;
+    settings.admission.allow_tailscale = true;
+    settings.tailnet = Some(Arc::new(tailnet));
+    let parts = Parts::open(settings);
     (parts.unwrap(), daemon, home)
 }
 
