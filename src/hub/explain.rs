@@ -20,6 +20,8 @@ use crate::rpc::Method;
 
 /// How long a node may take to say what it would do. Whoever asks waits for ten seconds by default.
 const NODE_POLICY_TIMEOUT_MS: u64 = 5_000;
+/// The layer of the caller's own path.
+const CALLER_PATH: &str = "caller's path";
 /// What of a `system.run` the node is asked to plan.
 const PLANNED_FIELDS: [&str; 6] = [
     "command",
@@ -49,11 +51,13 @@ impl Hub {
         if command == "system.run" && would_ask {
             layers.push(self.node_policy(caller, node, params).await);
         }
-        let found = match (layers.first(), refusal) {
-            // A caller without the scope is refused before anything else is looked at.
-            (Some(scope), _) if scope.verdict == Verdict::Deny => Some(scope.clone()),
-            (_, refusal) => refusal.map(|refused| Finding::refused("dispatch", &refused)),
-        };
+        // A caller without the scope, or by a public path, is refused before anything else is looked at.
+        let of_caller = layers
+            .iter()
+            .find(|it| it.verdict == Verdict::Deny && matches!(&*it.layer, "scope" | CALLER_PATH));
+        let found = of_caller
+            .cloned()
+            .or_else(|| refusal.map(|refused| Finding::refused("dispatch", &refused)));
         Explanation {
             node_id: node.to_owned(),
             command: command.to_owned(),
@@ -72,6 +76,7 @@ impl Hub {
     ) -> (Vec<Finding>, Option<Refused>) {
         let inner = self.lock();
         let mut layers = vec![scope_of(caller, command)];
+        layers.extend(nodes::is_browser(command).then(|| path_of(caller, command)));
         let Some((id, device)) = node_of(&inner, node) else {
             let waiting = inner.pairing.requests(machine::now_ms());
             let request = waiting
@@ -241,6 +246,19 @@ impl Hub {
     }
 }
 
+/// The caller's own path, for browser control.
+fn path_of(caller: &Caller, command: &str) -> Finding {
+    let found = match caller.check_path(command) {
+        Ok(()) => Finding::new(
+            CALLER_PATH,
+            Verdict::Allow,
+            "the caller's path is not a public one",
+        ),
+        Err(refused) => Finding::refused(CALLER_PATH, &refused),
+    };
+    found.under("the caller's session")
+}
+
 /// The caller's own right to relay a command.
 fn scope_of(caller: &Caller, command: &str) -> Finding {
     let needed = permission::scope_of_command(command);
@@ -281,6 +299,9 @@ pub(super) fn surface<'a>(inner: &'a Inner, node: &DeviceId) -> Surface<'a> {
             .pairing
             .surface_request(node)
             .map(|request| request.request_id.as_str()),
+        public_path: session
+            .filter(|session| session.public)
+            .map(|session| session.path.as_str()),
     }
 }
 

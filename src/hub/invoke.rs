@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::explain::surface;
 use super::{Caller, Hub, Inner};
 use crate::audit::{self, Actor, Digest, Durability};
+use crate::auth::permission;
 use crate::auth::scope::Scope;
 use crate::base::{ConnId, DeviceId, Refusal, ids::uuid_v4, limits};
 use crate::machine;
@@ -231,11 +232,12 @@ impl Hub {
         let needed = if is_reserved {
             Scope::Admin
         } else {
-            Scope::Write
+            permission::scope_of_command(&invoke.command)
         };
         if !inner.present_scopes(&invoke.caller)?.allows(needed) {
             return Err(Refused::CallerWithdrawn);
         }
+        invoke.caller.check_path(&invoke.command)?;
         // `node.invoke` never gets here with one of these.
         let conn = if is_reserved {
             self.decide_reserved(&inner, &invoke.node, &invoke.command)?

@@ -151,7 +151,12 @@ impl Hub {
             node: request.node.as_str().to_owned(),
             key: request.key.clone(),
         };
-        let tell = match self.enter(&keyed, &id, request, &caller.conn) {
+        // What is on record may not cross a public path either.
+        let entered = match caller.check_path(&request.command) {
+            Ok(()) => self.enter(&keyed, &id, request, &caller.conn),
+            Err(refused) => Entered::Refused(refused),
+        };
+        let tell = match entered {
             Entered::First(tell) => tell,
             Entered::Joined(id, answer) => {
                 return join(id, answer, request.timeout_ms, asked_at).await;

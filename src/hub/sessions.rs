@@ -9,7 +9,7 @@ use crate::auth::secret_eq::TokenDigest;
 use crate::base::{ConnId, DeviceId, ids::uuid_v4};
 use crate::exec::approval;
 use crate::machine;
-use crate::nodes::{NodeSession, Refused};
+use crate::nodes::{self, NodeSession, PathOf, Refused};
 use crate::pairing::{Approver, SurfaceFacts};
 use crate::rpc::types::connect::ClientInfo;
 use crate::rpc::types::presence::{PresenceEntry, StateVersion};
@@ -31,6 +31,8 @@ pub struct Caller {
     pub tool_events: bool,
     /// The client says that it shows requests for approval (`approvals` or `exec-approvals` among its capabilities).
     pub shows_approvals: bool,
+    /// The path that it came by, if that is a public one.
+    pub(super) public_path: Option<String>,
     pub outbox: Outbox,
 }
 
@@ -66,6 +68,11 @@ impl Caller {
         }
     }
 
+    /// Whether a command may go out for a caller on this path.
+    pub(super) fn check_path(&self, command: &str) -> Result<(), Refused> {
+        nodes::check_path(command, PathOf::Caller, self.public_path.as_deref())
+    }
+
     /// The caller as the one for whom an approval is.
     pub(super) fn for_approval(&self) -> approval::Caller {
         match &self.device {
@@ -92,6 +99,8 @@ pub struct SessionFacts {
     /// The client's address, as ingress found it; absent on the admin socket.
     pub address: Option<String>,
     pub path: String,
+    /// `ingress` calls that path public.
+    pub public: bool,
     pub node: NodeDeclaration,
     pub standing: Standing,
 }
@@ -122,6 +131,7 @@ impl Hub {
                 .caps
                 .iter()
                 .any(|cap| cap == "approvals" || cap == "exec-approvals"),
+            public_path: facts.public.then(|| facts.path.clone()),
             outbox: outbox.clone(),
         };
         let event = audit::Event::Admitted {
@@ -290,6 +300,7 @@ impl Hub {
             declared_commands: facts.node.commands,
             connected_at_ms: now_ms,
             path: facts.path,
+            public: facts.public,
             epoch: 0,
         });
         if let Some(older) = attached.replaced

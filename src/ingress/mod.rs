@@ -186,6 +186,7 @@ pub struct Attributed {
     direct_local: bool,
     origin: Option<Origin>,
     private: bool,
+    public: bool,
     tailscale: Option<TailscaleClaim>,
     proxy_user: Option<Result<String, ProxyUserRefusal>>,
     scopes_cap: Option<Vec<String>>,
@@ -227,6 +228,12 @@ impl Attributed {
         self.private
     }
 
+    /// The way here leads over Funnel, or in the clear through a network where others listen, whatever the operator lets
+    /// a secret cross (decision 24).
+    pub fn is_public(&self) -> bool {
+        self.public
+    }
+
     pub fn tailscale(&self) -> Option<&TailscaleClaim> {
         self.tailscale.as_ref()
     }
@@ -266,6 +273,7 @@ pub fn attribute(request: &Request<'_>, settings: &Settings) -> Result<Attribute
     };
     let local_socket = socket_is_local && evidence.is_none() && !is_proxy;
     let origin = origin::check(request, &authority, settings, local_socket)?;
+    let confined = is_confined(request, settings);
     Ok(Attributed {
         listener: request.listener,
         peer: request.peer,
@@ -273,7 +281,12 @@ pub fn attribute(request: &Request<'_>, settings: &Settings) -> Result<Attribute
         via_proxy: evidence.is_some() || is_proxy,
         direct_local: local_socket && origin.is_none(),
         origin,
-        private: is_private(request, settings),
+        private: confined
+            || request
+                .peer
+                .ip()
+                .is_some_and(|peer| Cidr::any_contains(&settings.allow_plaintext_from, peer)),
+        public: !confined || tailscale.as_ref().is_some_and(|claim| claim.funnel),
         tailscale,
         proxy_user: settings
             .proxy_user
@@ -343,7 +356,8 @@ fn tailscale_claim(request: &Request<'_>) -> Result<TailscaleClaim, IngressRefus
     })
 }
 
-fn is_private(request: &Request<'_>, settings: &Settings) -> bool {
+/// Nobody else reads along: it is encrypted, or never leaves this host or the tailnet.
+fn is_confined(request: &Request<'_>, settings: &Settings) -> bool {
     let Peer::Tcp(peer) = request.peer else {
         return true;
     };
@@ -351,10 +365,7 @@ fn is_private(request: &Request<'_>, settings: &Settings) -> bool {
         && request
             .local
             .is_some_and(|local| cidr::is_tailnet(local.ip()) && cidr::is_tailnet(peer.ip()));
-    request.tls
-        || peer.ip().to_canonical().is_loopback()
-        || within_tailnet
-        || Cidr::any_contains(&settings.allow_plaintext_from, peer.ip())
+    request.tls || peer.ip().to_canonical().is_loopback() || within_tailnet
 }
 
 /// A cap that cannot be read caps everything.

@@ -621,6 +621,35 @@ fn d2_which_plaintext_connections_may_carry_a_secret() {
 }
 
 #[test]
+fn what_is_in_the_clear_or_comes_by_funnel_is_public() {
+    let public = |it: &Case| it.run().unwrap().is_public();
+    assert!(!public(&case()));
+    let mut lan = case();
+    lan.peer = tcp("10.0.0.5");
+    assert!(public(&lan));
+    lan.settings.allow_plaintext_from = vec![Cidr::parse("10.0.0.0/24").unwrap()];
+    assert!(
+        public(&lan) && lan.run().unwrap().is_private(),
+        "what may carry a secret is no less public"
+    );
+    lan.tls = true;
+    assert!(!public(&lan));
+    let funnel = serve().without("Tailscale-User-Login");
+    assert!(!public(&funnel));
+    let mut funnel = funnel.with("Tailscale-Funnel-Request", "?1");
+    assert!(public(&funnel));
+    funnel.tls = true;
+    assert!(public(&funnel));
+    let mut tailnet = case();
+    tailnet.peer = tcp("100.64.0.9");
+    tailnet.local = "100.64.0.1:18789";
+    tailnet.headers = vec![("Host", "100.64.0.1:18789")];
+    assert!(public(&tailnet));
+    tailnet.settings.tailnet_bind = true;
+    assert!(!public(&tailnet));
+}
+
+#[test]
 fn h5_the_scopes_header_is_a_cap() {
     let cap = |it: Case| it.run().unwrap().scopes_cap().map(<[String]>::to_vec);
     assert_eq!(cap(case()), None);

@@ -146,7 +146,8 @@ pub struct CommandReport {
     pub hits: u64,
 }
 
-/// The layers of a paired node that both the Gateway and its records know: online, declared, approved, policy.
+/// The layers of a paired node that both the Gateway and its records know: online, declared, approved, policy, and for
+/// browser control its path.
 pub fn layers(
     policy: &CommandPolicy,
     platform: &str,
@@ -159,7 +160,7 @@ pub fn layers(
         let setting = match layer {
             Layer::Policy => policy.setting(platform, command, node),
             Layer::Approved => "the node's approval record".to_owned(),
-            Layer::Declared | Layer::Online => "the node's session".to_owned(),
+            Layer::Declared | Layer::Online | Layer::Path => "the node's session".to_owned(),
         };
         match policy::judge(layer, policy, platform, surface, command) {
             Ok(()) => {
@@ -168,6 +169,7 @@ pub fn layers(
                     Layer::Declared => "the node declares it",
                     Layer::Approved => "an operator approved it for this node",
                     Layer::Policy => "the gateway's command policy permits it",
+                    Layer::Path => "the node's path is not a public one",
                 };
                 Finding::new(name, Verdict::Allow, rule).under(setting)
             }
@@ -185,9 +187,12 @@ pub fn layers(
         Layer::Declared,
         Layer::Approved,
         Layer::Policy,
+        Layer::Path,
     ]
+    .into_iter()
+    .filter(|layer| *layer != Layer::Path || policy::is_browser(command))
     .map(finding)
-    .into()
+    .collect()
 }
 
 #[cfg(test)]
@@ -238,12 +243,14 @@ mod tests {
             declared in proptest::option::of(some_commands()),
             approved in proptest::option::of(some_commands()),
             pending in any::<bool>(),
+            public in any::<bool>(),
             command in proptest::sample::select(&COMMANDS[..]),
         ) {
             let surface = Surface {
                 declared: declared.as_deref(),
                 approved: approved.as_deref(),
                 pending_request: pending.then_some("r1"),
+                public_path: public.then_some("lan"),
             };
             let node = DeviceId::from_digest([1; 32]);
             let found = layers(&policy, platform, surface, &node, command);
@@ -294,6 +301,7 @@ mod tests {
                     declared: Some(&declared),
                     approved: Some(approved),
                     pending_request: None,
+                    public_path: None,
                 };
                 decide(&policy, "linux", surface, command).is_ok()
             };

@@ -160,6 +160,16 @@ pub struct Surface<'a> {
     /// What an operator approved; `None` when nothing was ever approved.
     pub approved: Option<&'a [String]>,
     pub pending_request: Option<&'a str>,
+    /// The path of the live session, if it is a public one.
+    pub public_path: Option<&'a str>,
+}
+
+/// Whose path to the Gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathOf {
+    Caller,
+    Node,
 }
 
 /// What a paired node's command must pass.
@@ -169,11 +179,18 @@ pub enum Layer {
     Online,
     Declared,
     Approved,
+    Path,
 }
 
 impl Layer {
     /// The order of refusals.
-    const ORDER: [Self; 4] = [Self::Policy, Self::Online, Self::Declared, Self::Approved];
+    const ORDER: [Self; 5] = [
+        Self::Policy,
+        Self::Online,
+        Self::Declared,
+        Self::Approved,
+        Self::Path,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -181,6 +198,7 @@ impl Layer {
             Self::Online => "online",
             Self::Declared => "declared",
             Self::Approved => "approved",
+            Self::Path => "path",
         }
     }
 }
@@ -211,6 +229,7 @@ pub fn judge(
                 request_id: surface.pending_request.map(str::to_owned),
             }),
         },
+        (Layer::Path, _) => check_path(command, PathOf::Node, surface.public_path),
     }
 }
 
@@ -224,6 +243,23 @@ pub fn decide(
     Layer::ORDER
         .into_iter()
         .try_for_each(|layer| judge(layer, policy, platform, surface, command))
+}
+
+/// Whether a command controls a browser, which is operator access to whatever that browser is signed in to.
+pub fn is_browser(command: &str) -> bool {
+    command == "browser.proxy" || command.starts_with("browser.proxy.")
+}
+
+/// Whether a command may cross a path; `public` names one that is. Browser control crosses none such (decision 24).
+pub fn check_path(command: &str, of: PathOf, public: Option<&str>) -> Result<(), Refused> {
+    match public.filter(|_| is_browser(command)) {
+        None => Ok(()),
+        Some(path) => Err(Refused::PublicPath {
+            command: command.to_owned(),
+            of,
+            path: path.to_owned(),
+        }),
+    }
 }
 
 /// Whether a command has methods of its own and is not for `node.invoke` (N6).
@@ -267,6 +303,7 @@ mod tests {
             declared: Some(&declared),
             approved: Some(&approved),
             pending_request: None,
+            public_path: None,
         };
         assert_eq!(decide(&policy, "linux", full, "system.which"), Ok(()));
         assert_eq!(
@@ -309,6 +346,7 @@ mod tests {
             declared: Some(&declared),
             approved: Some(&declared),
             pending_request: None,
+            public_path: None,
         };
         let policy = CommandPolicy {
             allow: declared.clone(),
@@ -340,6 +378,35 @@ mod tests {
                 by: DeniedBy::Gateway,
             })
         );
+    }
+
+    #[test]
+    fn n8_browser_control_crosses_no_public_path() {
+        let policy = CommandPolicy {
+            allow: list(&["browser.proxy", "browser.proxy.upload.v1", "camera.snap"]),
+            ..CommandPolicy::default()
+        };
+        let names = policy.allow.clone();
+        for path in [None, Some("funnel"), Some("lan")] {
+            let surface = Surface {
+                declared: Some(&names),
+                approved: Some(&names),
+                pending_request: None,
+                public_path: path,
+            };
+            for command in &names {
+                let refused = Refused::PublicPath {
+                    command: command.clone(),
+                    of: PathOf::Node,
+                    path: path.unwrap_or_default().to_owned(),
+                };
+                let crosses = path.is_none() || command == "camera.snap";
+                let expected = if crosses { Ok(()) } else { Err(refused) };
+                assert_eq!(decide(&policy, "linux", surface, command), expected);
+                assert_eq!(check_path(command, PathOf::Caller, path).is_ok(), crosses);
+            }
+        }
+        assert!(!is_browser("browser.proxyfoo") && !is_browser("browser"));
     }
 
     #[test]

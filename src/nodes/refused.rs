@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::DeniedBy;
+use super::policy::{DeniedBy, PathOf};
 use crate::base::Refusal;
 use crate::exec::approval::{ApprovalError, DecideError, Unapproved};
 
@@ -74,6 +74,12 @@ pub enum Refused {
     },
     NotAllowlisted {
         command: String,
+    },
+    /// Browser control crosses no public path, neither the caller's nor the node's.
+    PublicPath {
+        command: String,
+        of: PathOf,
+        path: String,
     },
     /// `system.execApprovals.*` have methods of their own.
     ReservedCommand,
@@ -156,6 +162,7 @@ impl Refused {
             | Self::NotApproved { .. }
             | Self::Denied { .. }
             | Self::NotAllowlisted { .. }
+            | Self::PublicPath { .. }
             | Self::ReservedCommand
             | Self::ExecDenied
             | Self::ApprovalRequired { .. }
@@ -202,6 +209,7 @@ impl Refused {
             Self::NotDeclared { .. } => Some("command not declared by node"),
             Self::NotApproved { .. } => Some("command not approved"),
             Self::SurfacePending { .. } => Some("command surface pending approval"),
+            Self::PublicPath { .. } => Some("command over a public path"),
             Self::Decision(error) => error.reason(),
             _ => None,
         }
@@ -212,7 +220,8 @@ impl Refused {
             Self::NotAllowlisted { command }
             | Self::Denied { command, .. }
             | Self::NotDeclared { command }
-            | Self::NotApproved { command } => Some(command),
+            | Self::NotApproved { command }
+            | Self::PublicPath { command, .. } => Some(command),
             _ => None,
         }
     }
@@ -225,6 +234,7 @@ impl Refusal for Refused {
             | Self::NotApproved { .. }
             | Self::Denied { .. }
             | Self::NotAllowlisted { .. }
+            | Self::PublicPath { .. }
             | Self::SurfacePending { .. }
             | Self::ReservedCommand
             | Self::ExecDenied
@@ -260,6 +270,7 @@ impl Refusal for Refused {
             Self::Unapproved(_) => Some("APPROVAL_REQUIRED"),
             Self::AllowlistMiss => Some("ALLOWLIST_MISS"),
             Self::ExecDenied => Some("EXEC_DENIED"),
+            Self::PublicPath { .. } => Some("PUBLIC_PATH"),
             Self::CallerWithdrawn => Some("CALLER_WITHDRAWN"),
             Self::PairingChanged => Some("PAIRING_CHANGED"),
             Self::AuditUnavailable => Some("AUDIT_UNAVAILABLE"),
@@ -297,6 +308,7 @@ impl Refusal for Refused {
             Self::NotApproved { .. } => "not_approved",
             Self::Denied { .. } => "denied",
             Self::NotAllowlisted { .. } => "not_allowlisted",
+            Self::PublicPath { .. } => "public_path",
             Self::ReservedCommand => "reserved_command",
             Self::ExecDenied => "exec_denied",
             Self::ApprovalRequired { .. } => "approval_required",
@@ -339,6 +351,10 @@ impl Refusal for Refused {
             Self::NotAllowlisted { command } => {
                 format!("node command not allowed: {command:?} requires explicit gateway.nodes.commands.allow opt-in")
                     .into()
+            }
+            Self::PublicPath { command, of, path } => {
+                let whose = if *of == PathOf::Caller { "caller" } else { "node" };
+                format!("node command not allowed: {command:?} crosses no public path, and the {whose}'s is {path:?}").into()
             }
             Self::ReservedCommand => {
                 "node.invoke does not allow system.execApprovals.*; use exec.approvals.node.*".into()
@@ -391,6 +407,10 @@ impl Refusal for Refused {
             }
             Self::Denied { command, by } => format!("remove {command:?} from {}", by.setting()).into(),
             Self::NotAllowlisted { command } => format!("add {command:?} to gateway.nodes.commands.allow").into(),
+            Self::PublicPath { path, .. } if path == "funnel" => {
+                "set gateway.tailscale.mode to serve and connect over the tailnet".into()
+            }
+            Self::PublicPath { .. } => "set gateway.tls.enabled to true and connect with wss://".into(),
             Self::ReservedCommand => "use the exec.approvals.node.* methods".into(),
             Self::ExecDenied => "set tools.exec.mode to ask or allowlist".into(),
             Self::ApprovalRequired { .. } | Self::ApprovalMismatch(_) => {

@@ -25,6 +25,8 @@ pub struct NodeSession {
     pub connected_at_ms: u64,
     /// The transport path.
     pub path: String,
+    /// That path is a public one.
+    pub public: bool,
     /// Set by the registry: a later session has a higher one.
     pub epoch: u64,
 }
@@ -255,6 +257,7 @@ mod tests {
             declared_commands: Vec::new(),
             connected_at_ms: 5,
             path: "loopback".to_owned(),
+            public: false,
             epoch: 0,
         }
     }

@@ -123,6 +123,7 @@ where
             Client::Local => None,
         },
         path,
+        public: attributed.is_public(),
         node: NodeDeclaration {
             newly_paired: entry.newly_paired,
             ..declaration

@@ -10,6 +10,7 @@
 
 mod approvals;
 mod attacks;
+mod browser;
 mod corpus;
 mod explain;
 mod faults;
