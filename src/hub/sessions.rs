@@ -325,11 +325,10 @@ fn still_stands(inner: &super::Inner, admitted: &Admitted) -> bool {
     let Some(device) = inner.pairing.device(id) else {
         return false;
     };
-    let by_token = admitted.method() == AuthMethod::DeviceToken;
-    let revoked = device
-        .token(admitted.role())
-        .is_none_or(|token| token.revoked_at_ms.is_some());
-    device.roles.contains(&admitted.role()) && !(by_token && revoked)
+    let token = device.token(admitted.role());
+    let live = token.filter(|token| token.revoked_at_ms.is_none());
+    let has_it = |shown| live.is_some_and(|token| token.digest.equals(shown));
+    device.roles.contains(&admitted.role()) && admitted.token().is_none_or(has_it)
 }
 
 /// The token of a caller's device in its role, unless it was revoked.

@@ -63,6 +63,11 @@ impl Hub {
         inner.withdrawn.next
     }
 
+    /// Whether nothing on which such a caller stands was withdrawn since it was judged.
+    pub fn spares(&self, method: AuthMethod, standing: Standing) -> bool {
+        self.lock().withdrawn.spares(method, standing)
+    }
+
     /// Closes every session that stands on what was in force before `number`, and lets none open that still would.
     /// Returns how many were closed.
     pub fn withdraw(&self, what: Withdrawal, number: u64) -> usize {

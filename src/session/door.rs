@@ -176,27 +176,32 @@ impl Door {
             nonce,
             machine::now_ms(),
         );
+        let mut waited = false;
         let verdict = loop {
             match admission.step() {
                 Step::Need(fact) => {
                     let answer = self.look_up(hub, &rules, &mut standing, fact).await;
                     admission.answer(answer);
                 }
-                Step::Done(verdict) => break *verdict,
+                Step::Done(verdict) => match *verdict {
+                    Verdict::Admit(admitted) if !waited && !admitted.slow().is_zero() => {
+                        // Before anything takes effect: a caller who goes meanwhile has no token that never arrived.
+                        // What was found before may be gone after, so all of it is asked again.
+                        tokio::time::sleep(admitted.slow()).await;
+                        waited = true;
+                        admission.again(machine::now_ms());
+                    }
+                    verdict => break verdict,
+                },
             }
         };
         match verdict {
-            Verdict::Admit(admitted) => {
-                // Before anything takes effect: a caller who goes meanwhile has no token that never arrived.
-                tokio::time::sleep(admitted.slow()).await;
-                self.enter(hub, admitted, standing)
+            Verdict::Admit(admitted) if !hub.spares(admitted.method(), standing) => {
+                Err(refuse(AdmissionRefusal::Starting))
             }
-            Verdict::Pend(pend) => Err(Box::new(TurnedAway {
-                refusal: file(hub, &pend, path),
-                late: Duration::ZERO,
-                _waiting: None,
-            })),
-            Verdict::Refuse(refused) => Err(Box::new(self.turn_away(hub, refused, exempt))),
+            Verdict::Admit(admitted) => self.enter(hub, admitted, standing),
+            Verdict::Pend(pend) => Err(refuse(file(hub, &pend, path))),
+            Verdict::Refuse(refused) => Err(self.turn_away(hub, refused, exempt)),
         }
     }
 
@@ -226,7 +231,7 @@ impl Door {
         {
             self.limiter().success(key, *class);
         }
-        verdict.map_err(|refused| Box::new(self.turn_away(hub, refused, exempt)))
+        verdict.map_err(|refused| self.turn_away(hub, refused, exempt))
     }
 
     async fn look_up(
@@ -266,13 +271,6 @@ impl Door {
         if let Some((key, class)) = admitted.success() {
             self.limiter().success(key, *class);
         }
-        let refuse = |refusal| {
-            Box::new(TurnedAway {
-                refusal,
-                late: Duration::ZERO,
-                _waiting: None,
-            })
-        };
         if let Some(link) = admitted.spent_link() {
             let spent = admitted.device().is_some_and(|device| {
                 hub.spend_sign_in_link(link, device, &address(admitted.from()))
@@ -317,16 +315,12 @@ impl Door {
         })
     }
 
-    fn turn_away(self: &Arc<Self>, hub: &Hub, refused: Refused, exempt: bool) -> TurnedAway {
+    fn turn_away(self: &Arc<Self>, hub: &Hub, refused: Refused, exempt: bool) -> Box<TurnedAway> {
         if let Some(link) = &refused.burnt_link {
             hub.burn_sign_in_link(link);
         }
         let Some((key, class)) = refused.failure else {
-            return TurnedAway {
-                refusal: refused.refusal,
-                late: Duration::ZERO,
-                _waiting: None,
-            };
+            return refuse(refused.refusal);
         };
         let late = self.limiter().failure(Instant::now(), &key, class, exempt);
         let waiting = Waiting {
@@ -335,17 +329,26 @@ impl Door {
             class,
             due: tokio::time::Instant::now() + late,
         };
-        TurnedAway {
+        Box::new(TurnedAway {
             refusal: refused.refusal,
             late,
             _waiting: Some(waiting),
-        }
+        })
     }
 
-    fn limiter(&self) -> MutexGuard<'_, Limiter> {
+    pub(super) fn limiter(&self) -> MutexGuard<'_, Limiter> {
         // Counters are whole after every call, so a panic elsewhere does not spoil them.
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A refusal that is answered at once.
+fn refuse(refusal: AdmissionRefusal) -> Box<TurnedAway> {
+    Box::new(TurnedAway {
+        refusal,
+        late: Duration::ZERO,
+        _waiting: None,
+    })
 }
 
 fn file(hub: &Hub, pend: &Pend, path: String) -> AdmissionRefusal {

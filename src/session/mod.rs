@@ -9,6 +9,8 @@ mod conn;
 mod door;
 mod handshake;
 mod preauth;
+#[cfg(test)]
+mod tests;
 
 pub use conn::run;
 pub use door::{Door, Rules, SecretSource, WhoisSource};

@@ -262,6 +262,7 @@ pub struct Admitted {
     scopes_asked: Vec<String>,
     method: AuthMethod,
     device: Option<DeviceId>,
+    token: Option<TokenDigest>,
     user: Option<String>,
     client: ClientInfo,
     local: bool,
@@ -295,6 +296,11 @@ impl Admitted {
     /// The device whose key signed this connection's challenge.
     pub fn device(&self) -> Option<&DeviceId> {
         self.device.as_ref()
+    }
+
+    /// The device token that it showed, if it came in by one.
+    pub fn token(&self) -> Option<&TokenDigest> {
+        self.token.as_ref()
     }
 
     /// The verified user of a tailnet or of a trusted proxy.
@@ -364,6 +370,7 @@ struct Opening {
 /// The caller is recognised.
 struct Login {
     method: AuthMethod,
+    token: Option<TokenDigest>,
     user: Option<String>,
     link: Option<(TokenDigest, SignInLink)>,
     success: Option<(LimitKey, Class)>,
@@ -374,6 +381,7 @@ impl Login {
     fn by(method: AuthMethod) -> Self {
         Self {
             method,
+            token: None,
             user: None,
             link: None,
             success: None,
@@ -442,6 +450,12 @@ impl Admission {
             }
         };
         Step::Done(Box::new(verdict))
+    }
+
+    /// Begins anew, for what was found may be out of date.
+    pub fn again(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.facts = Facts::default();
     }
 
     /// Answers the fact that the last `step` asked for.
@@ -629,6 +643,7 @@ impl Admission {
             return Err(AdmissionRefusal::ScopeMismatch.into());
         }
         Ok(TokenCheck::Good(Login {
+            token: Some(digest.clone()),
             success: counted,
             ..Login::by(AuthMethod::DeviceToken)
         }))
@@ -848,6 +863,7 @@ impl Admission {
             scopes_asked: self.scopes_asked().to_vec(),
             method: login.method,
             device: opening.proof.map(|proof| proof.device),
+            token: login.token,
             user: login.user,
             client: self.connect.client.clone(),
             local: self.attributed.is_direct_local(),

@@ -1,0 +1,237 @@
+//! A whole Gateway without listeners, and callers at its door.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::door::{Entry, TurnedAway};
+use super::{Door, Rules};
+use crate::audit::Actor;
+use crate::auth::admission::AdmissionRefusal;
+use crate::auth::device::{PublicKey, Signed, sign};
+use crate::auth::rate_limit::{Class, LimitKey, LimiterSettings};
+use crate::auth::scope::{Role, ScopeSet};
+use crate::base::{ConnId, DeviceId, Secret, limits};
+use crate::cli::serve::{GatewaySettings, Parts};
+use crate::hub::{Caller, Fault, Hub, NodeDeclaration, Outbox, SessionFacts, Withdrawal};
+use crate::ingress::{self, Attributed, Client, ListenerClass, Peer};
+use crate::machine;
+use crate::rpc::types::connect::ConnectParams;
+
+const NONCE: &str = "0e3b1c1e-8a53-4f0c-9a5e-222222222222";
+const SECRET: &str = "the gateway's own secret";
+/// Longer than nothing, and less than anybody is slowed down.
+const MOMENT: Duration = Duration::from_millis(1);
+
+struct House {
+    parts: Parts,
+    key: Ed25519KeyPair,
+    _home: TempDir,
+}
+
+fn house(local_operator_scopes: &[&str]) -> House {
+    let home = TempDir::new().unwrap();
+    let secret = Secret::new(SECRET);
+    let mut settings = GatewaySettings::on_loopback(home.path().join("own"), 0, &secret).unwrap();
+    settings.admission.local_operator_scopes = ScopeSet::from_wire(local_operator_scopes);
+    House {
+        parts: Parts::open(settings).unwrap(),
+        key: Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap(),
+        _home: home,
+    }
+}
+
+impl House {
+    fn hub(&self) -> &Arc<Hub> {
+        &self.parts.hub
+    }
+
+    fn door(&self) -> &Arc<Door> {
+        &self.parts.front.door
+    }
+
+    fn public_key(&self) -> PublicKey {
+        PublicKey::from_bytes(self.key.public_key().as_ref().try_into().unwrap())
+    }
+
+    fn device(&self) -> DeviceId {
+        self.public_key().device_id()
+    }
+
+    /// Strangers guess until newcomers are slowed down.
+    fn guesses(&self) {
+        for guess in 0..limits::GLOBAL_FAILURES_SLOW * 2 {
+            let client = Client::Ip(std::net::Ipv4Addr::from(0x0a00_0000 + guess).into());
+            let (key, class) = (LimitKey::from(client), Class::SharedSecret);
+            let _ = self
+                .door()
+                .limiter()
+                .failure(Instant::now(), &key, class, false);
+            self.door().limiter().answered(&key, class);
+        }
+    }
+
+    /// What a program of this host sends that has the shared secret, or this device token.
+    fn connect(&self, scopes: &[&str], token: Option<&Secret>) -> ConnectParams {
+        let (id, public_key) = (self.device(), self.public_key().to_wire());
+        let token = token.and_then(Secret::expose_str).map(str::to_owned);
+        let asked: Vec<String> = scopes.iter().map(|&scope| scope.to_owned()).collect();
+        let signed_at_ms = machine::now_ms();
+        let signed = Signed {
+            device_id: id.as_str(),
+            client_id: "cli",
+            client_mode: "cli",
+            role: Role::Operator,
+            scopes: &asked,
+            signed_at_ms,
+            token: token.as_deref().unwrap_or_default(),
+            nonce: NONCE,
+            platform: Some("linux"),
+            device_family: None,
+        };
+        let auth = match &token {
+            Some(token) => json!({"deviceToken": token}),
+            None => json!({"password": SECRET}),
+        };
+        let connect = json!({
+            "minProtocol": 4, "maxProtocol": 4, "role": "operator", "scopes": scopes, "auth": auth,
+            "client": {"id": "cli", "version": "1", "platform": "linux", "mode": "cli"},
+            "device": {
+                "id": id.as_str(), "publicKey": public_key, "nonce": NONCE,
+                "signature": sign(&self.key, &signed.v3()), "signedAt": signed_at_ms,
+            },
+        });
+        serde_json::from_str(&connect.to_string()).unwrap()
+    }
+
+    fn attributed(&self) -> Attributed {
+        let request = ingress::Request {
+            listener: ListenerClass::Main,
+            peer: Peer::Tcp("127.0.0.1:50000".parse::<SocketAddr>().unwrap()),
+            local: "127.0.0.1:18789".parse().ok(),
+            tls: false,
+            headers: &[("Host", b"127.0.0.1:18789")],
+            own_addresses: Some(&[]),
+        };
+        ingress::attribute(&request, &self.door().rules().ingress).unwrap()
+    }
+
+    async fn admit(&self, connect: ConnectParams) -> Result<Entry, Box<TurnedAway>> {
+        let since = self.door().rules().since;
+        self.door()
+            .admit(self.hub(), self.attributed(), since, connect, NONCE)
+            .await
+    }
+
+    /// The same, while something happens as the caller is made to wait.
+    async fn admit_while(
+        &self,
+        connect: ConnectParams,
+        happens: impl FnOnce(),
+    ) -> Result<Entry, AdmissionRefusal> {
+        let meanwhile = async {
+            tokio::time::sleep(MOMENT).await;
+            happens();
+        };
+        let (admission, ()) = tokio::join!(self.admit(connect), meanwhile);
+        admission.map_err(|away| away.refusal)
+    }
+
+    fn session(&self, entry: &Entry) -> Result<Caller, Fault> {
+        let facts = SessionFacts {
+            client: entry.admitted.client().clone(),
+            address: None,
+            path: "loopback".to_owned(),
+            node: NodeDeclaration::default(),
+            standing: entry.standing,
+        };
+        let conn = ConnId::from_random(machine::random());
+        let actor = Actor::System { rule: "test" };
+        let outbox = Outbox::default();
+        self.hub()
+            .open_session(&conn, &entry.admitted, actor, facts, &outbox)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn k1_what_is_withdrawn_while_a_caller_waits_leaves_no_trace() {
+    for what in [Withdrawal::Secret, Withdrawal::Rules, Withdrawal::Ingress] {
+        let it = house(&["operator.read"]);
+        it.guesses();
+        let connect = it.connect(&["operator.read"], None);
+        let refused = it.admit_while(connect, || {
+            let number = it.hub().next_standing();
+            it.hub().withdraw(what, number);
+        });
+        assert_eq!(
+            refused.await.err(),
+            Some(AdmissionRefusal::Starting),
+            "{what:?}"
+        );
+        assert!(it.hub().device(&it.device()).is_none(), "{what:?}");
+    }
+    // Nobody is held up for good.
+    let it = house(&["operator.read"]);
+    it.guesses();
+    let entry = it.admit_while(it.connect(&["operator.read"], None), || {});
+    let entry = entry.await.ok().unwrap();
+    assert!(entry.newly_paired && entry.issued.is_some());
+    it.session(&entry).ok().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn k1_what_a_device_held_before_it_was_removed_does_not_come_back() {
+    let it = house(&["operator.pairing"]);
+    let first = it.admit(it.connect(&["operator.pairing"], None));
+    let owner = it.session(&first.await.ok().unwrap()).ok().unwrap();
+    // From now on a program of this host gets less, and asks for more than its device has.
+    let rules = it.door().rules();
+    let mut admission = rules.admission.clone();
+    admission.local_operator_scopes = ScopeSet::from_wire(&["operator.talk.secrets"]);
+    let rules = Rules {
+        admission,
+        ingress: rules.ingress.clone(),
+        secret: Arc::clone(&rules.secret),
+        since: rules.since,
+    };
+    it.door().set_rules(rules, LimiterSettings::default());
+    it.guesses();
+    let connect = it.connect(&["operator.talk.secrets"], None);
+    let admission = it.admit_while(connect, || {
+        let id = it.device();
+        it.hub().remove_device(&owner, id.as_str()).ok().unwrap();
+    });
+    admission.await.ok().unwrap();
+    let device = it.hub().device(&it.device()).unwrap();
+    assert_eq!(device.scopes.to_wire(), ["operator.talk.secrets"]);
+}
+
+#[tokio::test]
+async fn k1_a_token_that_was_rotated_since_opens_no_session() {
+    let it = house(&["operator.admin", "operator.pairing"]);
+    let scopes = ["operator.admin", "operator.pairing"];
+    let first = it.admit(it.connect(&scopes, None)).await.ok().unwrap();
+    let owner = it.session(&first).ok().unwrap();
+    let token = first.issued.unwrap().token;
+    let entry = it.admit(it.connect(&scopes, Some(&token))).await.ok();
+    let entry = entry.unwrap();
+    it.session(&entry).ok().unwrap();
+    let id = it.device();
+    let rotated = it
+        .hub()
+        .rotate_token(&owner, id.as_str(), Role::Operator, None);
+    let rotated = rotated.ok().unwrap().token.unwrap();
+    assert!(matches!(it.session(&entry), Err(Fault::Withdrawn)));
+    let entry = it.admit(it.connect(&scopes, Some(&rotated))).await.ok();
+    let entry = entry.unwrap();
+    it.session(&entry).ok().unwrap();
+    it.hub()
+        .revoke_token(&owner, id.as_str(), Role::Operator)
+        .ok()
+        .unwrap();
+    assert!(matches!(it.session(&entry), Err(Fault::Withdrawn)));
+}
