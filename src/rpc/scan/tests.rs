@@ -70,8 +70,8 @@ fn judge(text: &str) -> Result<(), &'static str> {
     }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     Level(0).deserialize(&mut deserializer).map_err(|error| {
-        if error.to_string().starts_with("unsafe") {
-            "unsafe"
+        if error.to_string().starts_with("refused") {
+            "refused"
         } else {
             "unreadable"
         }
@@ -81,7 +81,7 @@ fn judge(text: &str) -> Result<(), &'static str> {
 fn verdict(text: &str) -> Result<(), &'static str> {
     scan(text).map_err(|error| match error {
         ScanError::NotJson { .. } => "not JSON",
-        _ => "unsafe",
+        _ => "refused",
     })
 }
 
