@@ -156,7 +156,10 @@ fn render(list: &DevicePairList, queue: &Queue, context: &Context) -> String {
         .paired
         .iter()
         .map(|device| {
-            let name = device.label.as_ref().or(device.display_name.as_ref());
+            let name = device
+                .label
+                .as_ref()
+                .or(device.client.display_name.as_ref());
             vec![
                 short_id(&device.device_id),
                 name.cloned().unwrap_or_default(),

@@ -179,7 +179,8 @@ async fn find(session: &Session, asked: &str) -> Result<String, Failure> {
 fn choose(asked: &str, nodes: &[NodeEntry]) -> Result<String, Failure> {
     let asked = asked.trim();
     let name = |node: &&NodeEntry| {
-        node.display_name
+        node.client
+            .display_name
             .as_deref()
             .is_some_and(|name| name.eq_ignore_ascii_case(asked))
     };
@@ -249,11 +250,15 @@ fn with_report(payload: &RawValue, report: Option<&Report>) -> Result<Value, Fai
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::types::client::ClientSummary;
 
     fn node(id: &str, name: &str) -> NodeEntry {
         NodeEntry {
             node_id: id.to_owned(),
-            display_name: Some(name.to_owned()),
+            client: ClientSummary {
+                display_name: Some(name.to_owned()),
+                ..ClientSummary::default()
+            },
             ..NodeEntry::default()
         }
     }

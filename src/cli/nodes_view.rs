@@ -23,8 +23,8 @@ pub fn node_table(nodes: &[NodeEntry], report: Option<&Report>, now_ms: u64) -> 
             };
             vec![
                 short_id(&node.node_id),
-                node.display_name.clone().unwrap_or_default(),
-                node.platform.clone().unwrap_or_default(),
+                node.client.display_name.clone().unwrap_or_default(),
+                node.client.platform.clone().unwrap_or_default(),
                 seen(node, now_ms),
                 count(|command| command.callable),
                 count(|command| command.permitted),
@@ -93,7 +93,7 @@ pub fn command_tables(nodes: &[NodeEntry], report: &Report, now_ms: u64) -> Stri
     let table = |node: &NodeReport| {
         let entry = nodes.iter().find(|entry| entry.node_id == node.node_id);
         let name = entry
-            .and_then(|entry| entry.display_name.clone())
+            .and_then(|entry| entry.client.display_name.clone())
             .unwrap_or_default();
         let online = entry.map_or_else(String::new, |entry| seen(entry, now_ms));
         let row = |command: &CommandReport| {
@@ -132,9 +132,9 @@ pub fn describe(node: &NodeEntry, report: Option<&Report>, now_ms: u64) -> Strin
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let mut rows = vec![
         ("Node", node.node_id.clone()),
-        ("Name", text(&node.display_name)),
-        ("Platform", text(&node.platform)),
-        ("Version", text(&node.version)),
+        ("Name", text(&node.client.display_name)),
+        ("Platform", text(&node.client.platform)),
+        ("Version", text(&node.client.version)),
         ("Online", seen(node, now_ms)),
         ("Approval", approval(node).to_owned()),
         ("Commands", node.commands.join(", ")),

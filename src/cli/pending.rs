@@ -74,7 +74,7 @@ impl Waiting {
                 };
                 let role = format!("{} {scopes}{again}", text(&device.role));
                 let rows = vec![
-                    ("name", text(&device.display_name)),
+                    ("name", text(&device.client.display_name)),
                     ("asks", role),
                     ("from", from(&device.remote_ip, &device.path)),
                     ("page", text(&device.browser_origin)),
@@ -84,7 +84,7 @@ impl Waiting {
             Self::Surface(node) => {
                 let approved = node.approved_commands.as_deref().unwrap_or_default();
                 let rows = vec![
-                    ("name", text(&node.display_name)),
+                    ("name", text(&node.client.display_name)),
                     ("commands", difference(approved, &node.commands)),
                     ("from", from(&node.remote_ip, &node.path)),
                 ];

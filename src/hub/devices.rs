@@ -14,7 +14,8 @@ use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::auth::secret_eq::TokenDigest;
 use crate::base::{DeviceId, Refusal as _, Secret, ids::uuid_v4, limits};
 use crate::machine;
-use crate::pairing::{ApprovedVia, Device, DeviceFacts, DeviceRequest};
+use crate::pairing::{ApprovedVia, Device, DeviceFacts, DeviceRequest, SurfaceFacts};
+use crate::rpc::types::client::ClientSummary;
 use crate::rpc::types::device::{
     DevicePairList, DevicePairResolvedEvent, DeviceTokenSummary, PairedDevice, PendingDevice,
     PendingNodeSurface,
@@ -144,16 +145,17 @@ impl Hub {
             let event = audit::Event::PairingRequested {
                 request: request.request_id.clone(),
                 stage: audit::Stage::Device,
-                device: request.device_id.as_str().into(),
-                role: request.role.as_str().to_owned(),
+                device: request.facts.id.as_str().into(),
+                role: request.facts.role.as_str().to_owned(),
                 scopes: request
+                    .facts
                     .scopes
                     .to_wire()
                     .into_iter()
                     .map(Into::into)
                     .collect(),
                 commands: Vec::new(),
-                address: request.remote_ip.clone().unwrap_or_default(),
+                address: request.facts.remote_ip.clone().unwrap_or_default(),
             };
             self.commit(&mut inner, &event, filed.changes)?;
             let audience = Audience::Operators(Scope::Pairing);
@@ -167,7 +169,7 @@ impl Hub {
             let event = audit::Event::PairingExpired {
                 request: request.request_id.clone(),
                 stage: audit::Stage::Device,
-                device: request.device_id.as_str().into(),
+                device: request.facts.id.as_str().into(),
             };
             self.commit(&mut inner, &event, filed.changes)?;
         }
@@ -235,7 +237,7 @@ impl Hub {
                 .visible_requests(&approver, machine::now_ms())
                 .into_iter()
                 .map(|request| PendingDevice {
-                    path: shown_path(&request.path),
+                    path: shown_path(&request.facts.path),
                     ..pending_device(request)
                 })
                 .collect(),
@@ -495,26 +497,53 @@ pub(super) fn shown_path(path: &str) -> Option<String> {
     (!path.is_empty()).then(|| path.to_owned())
 }
 
+/// A paired device as the lists show it.
+pub(super) fn of_device(device: &Device) -> ClientSummary {
+    let platform = device.platform_shown.as_ref().unwrap_or(&device.platform);
+    ClientSummary {
+        client_id: Some(device.client_id.clone()),
+        client_mode: Some(device.client_mode.clone()),
+        display_name: device.display_name.clone(),
+        platform: Some(platform.clone()),
+        version: None,
+        device_family: device.device_family_shown.clone(),
+    }
+}
+
+/// A node's declaration as the lists show it.
+pub(super) fn of_surface(facts: &SurfaceFacts) -> ClientSummary {
+    ClientSummary {
+        client_id: Some(facts.client_id.clone()),
+        client_mode: Some(facts.client_mode.clone()),
+        display_name: facts.display_name.clone(),
+        platform: Some(facts.platform.clone()),
+        version: Some(facts.version.clone()),
+        device_family: facts.device_family.clone(),
+    }
+}
+
 pub(super) fn pending_device(request: &DeviceRequest) -> PendingDevice {
+    let facts = &request.facts;
     PendingDevice {
         request_id: request.request_id.clone(),
-        device_id: request.device_id.as_str().to_owned(),
-        public_key: request.public_key.clone(),
-        display_name: request.display_name.clone(),
-        platform: Some(
-            request
+        device_id: facts.id.as_str().to_owned(),
+        public_key: facts.public_key.clone(),
+        client: ClientSummary {
+            client_id: Some(facts.client_id.clone()),
+            client_mode: Some(facts.client_mode.clone()),
+            display_name: facts.display_name.clone(),
+            platform: facts
                 .platform_shown
                 .clone()
-                .unwrap_or_else(|| request.platform.clone()),
-        ),
-        device_family: request.device_family_shown.clone(),
-        client_id: Some(request.client_id.clone()),
-        client_mode: Some(request.client_mode.clone()),
-        browser_origin: request.browser_origin.clone(),
-        role: Some(request.role.as_str().to_owned()),
-        roles: Some(vec![request.role.as_str().to_owned()]),
-        scopes: Some(names(request.scopes)),
-        remote_ip: request.remote_ip.clone(),
+                .or_else(|| Some(facts.platform.clone())),
+            version: None,
+            device_family: facts.device_family_shown.clone(),
+        },
+        browser_origin: facts.browser_origin.clone(),
+        role: Some(facts.role.as_str().to_owned()),
+        roles: Some(vec![facts.role.as_str().to_owned()]),
+        scopes: Some(names(facts.scopes)),
+        remote_ip: facts.remote_ip.clone(),
         path: None,
         silent: Some(false),
         is_repair: Some(request.is_repair),
@@ -531,17 +560,8 @@ fn paired_device(inner: &Inner, device: &Device) -> PairedDevice {
     PairedDevice {
         device_id: device.id.as_str().to_owned(),
         public_key: device.public_key.clone(),
-        display_name: device.display_name.clone(),
+        client: of_device(device),
         label: device.label.clone(),
-        platform: Some(
-            device
-                .platform_shown
-                .clone()
-                .unwrap_or_else(|| device.platform.clone()),
-        ),
-        device_family: device.device_family_shown.clone(),
-        client_id: Some(device.client_id.clone()),
-        client_mode: Some(device.client_mode.clone()),
         role: roles.first().cloned(),
         roles,
         scopes: names(device.scopes),
@@ -551,13 +571,14 @@ fn paired_device(inner: &Inner, device: &Device) -> PairedDevice {
             PendingNodeSurface {
                 request_id: request.request_id.clone(),
                 revision: None,
-                display_name: request.display_name.clone(),
-                platform: Some(request.platform.clone()),
-                version: Some(request.version.clone()),
-                device_family: request.device_family.clone(),
-                caps: request.caps.clone(),
-                commands: request.commands.clone(),
-                silent: request.silent.then_some(true),
+                client: ClientSummary {
+                    client_id: None,
+                    client_mode: None,
+                    ..of_surface(&request.facts)
+                },
+                caps: request.facts.caps.clone(),
+                commands: request.facts.commands.clone(),
+                silent: request.facts.silent.then_some(true),
                 ts: request.ts_ms,
             }
         }),

@@ -81,7 +81,7 @@ impl Hub {
             let waiting = inner.pairing.requests(machine::now_ms());
             let request = waiting
                 .iter()
-                .find(|request| request.device_id.as_str() == node);
+                .find(|request| request.facts.id.as_str() == node);
             layers.push(Finding {
                 change: request.map(|it| format!("portcullis devices approve {}", it.request_id)),
                 ..Finding::new("paired", Verdict::Deny, "no node with this id is paired")
@@ -207,7 +207,7 @@ impl Hub {
         let mut names: BTreeSet<&String> = BTreeSet::new();
         names.extend(surface.declared.unwrap_or_default());
         names.extend(surface.approved.unwrap_or_default());
-        names.extend(request.iter().flat_map(|request| &request.commands));
+        names.extend(request.iter().flat_map(|request| &request.facts.commands));
         names.extend(record.iter().flat_map(|record| record.hits.keys()));
         let report = |command: &&String| {
             let passes =
@@ -231,7 +231,7 @@ impl Hub {
             node_id: id.as_str().to_owned(),
             online: session.is_some(),
             epoch: session.map(|session| session.epoch),
-            path: session.map(|session| session.path.clone()),
+            path: session.map(|session| session.facts.path.clone()),
             connects: record.map_or(0, |record| record.connects),
             last_close: record.and_then(|record| record.last_close.clone()),
             host: record.and_then(|record| record.host.clone()),
@@ -290,18 +290,18 @@ fn node_of(inner: &Inner, node: &str) -> Option<(DeviceId, Device)> {
 pub(super) fn surface<'a>(inner: &'a Inner, node: &DeviceId) -> Surface<'a> {
     let session = inner.registry.session(node);
     Surface {
-        declared: session.map(|session| session.declared_commands.as_slice()),
+        declared: session.map(|session| session.facts.commands.as_slice()),
         approved: inner
             .pairing
             .surface(node)
-            .map(|surface| surface.commands.as_slice()),
+            .map(|surface| surface.facts.commands.as_slice()),
         pending_request: inner
             .pairing
             .surface_request(node)
             .map(|request| request.request_id.as_str()),
         public_path: session
             .filter(|session| session.public)
-            .map(|session| session.path.as_str()),
+            .map(|session| session.facts.path.as_str()),
     }
 }
 

@@ -332,7 +332,7 @@ impl Hub {
         let session = inner.registry.session(node).ok_or(Refused::NotConnected)?;
         self.command_policy(node).check_denials(command)?;
         let command = command.to_owned();
-        if !session.declared_commands.contains(&command) {
+        if !session.facts.commands.contains(&command) {
             return Err(Refused::NotDeclared { command });
         }
         match inner.pairing.surface(node) {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::devices::shown_path;
+use super::devices::{of_device, of_surface, shown_path};
 use super::{Audience, Caller, Denied, Hub, Inner};
 use crate::audit;
 use crate::auth::scope::{Role, Scope};
@@ -11,6 +11,7 @@ use crate::machine;
 use crate::nodes::{ApprovalState, Refused};
 use crate::pairing::{Device, Surface, SurfaceRequest, required_scopes};
 use crate::rpc::encode;
+use crate::rpc::types::client::ClientSummary;
 use crate::rpc::types::node::{
     HostStats, NodeApprovalState, NodeEntry, NodePairList, NodePairResolvedEvent, PairedNode,
     PendingNode,
@@ -82,12 +83,12 @@ impl Hub {
                 .pairing
                 .surface_requests()
                 .into_iter()
-                .map(|request| pending_node(request, inner.pairing.surface(&request.node)))
+                .map(|request| pending_node(request, inner.pairing.surface(&request.facts.node)))
                 .collect(),
             paired: inner
                 .pairing
                 .surfaces()
-                .map(|surface| paired_node(surface, inner.pairing.device(&surface.node)))
+                .map(|surface| paired_node(surface, inner.pairing.device(&surface.facts.node)))
                 .collect(),
         }
     }
@@ -108,9 +109,10 @@ impl Hub {
         let event = audit::Event::PairingApproved {
             request: request_id.to_owned(),
             stage: audit::Stage::Surface,
-            device: surface.node.as_str().into(),
+            device: surface.facts.node.as_str().into(),
             scopes: Vec::new(),
             commands: surface
+                .facts
                 .commands
                 .iter()
                 .map(|name| name.as_str().into())
@@ -118,8 +120,11 @@ impl Hub {
             by: caller.actor.clone(),
         };
         self.commit(&mut inner, &event, changes)?;
-        Self::announce_surface(&mut inner, request_id, &surface.node, "approved");
-        Ok(paired_node(&surface, inner.pairing.device(&surface.node)))
+        Self::announce_surface(&mut inner, request_id, &surface.facts.node, "approved");
+        Ok(paired_node(
+            &surface,
+            inner.pairing.device(&surface.facts.node),
+        ))
     }
 
     pub fn reject_surface(&self, caller: &Caller, request_id: &str) -> Result<DeviceId, Denied> {
@@ -216,11 +221,10 @@ impl Hub {
         let record = inner.registry.record(id);
         let surface = inner.pairing.surface(id);
         let request = inner.pairing.surface_request(id);
-        let approved = surface.map_or(&[][..], |surface| surface.commands.as_slice());
+        let approved = surface.map_or(&[][..], |surface| surface.facts.commands.as_slice());
         let policy = self.command_policy(id);
         let effective = approved.iter().filter(|command| {
-            let declared =
-                session.is_none_or(|session| session.declared_commands.contains(command));
+            let declared = session.is_none_or(|session| session.facts.commands.contains(command));
             declared && policy.check(&device.platform, command).is_ok()
         });
         let state = match (surface, request) {
@@ -231,20 +235,15 @@ impl Hub {
         };
         NodeEntry {
             node_id: id.as_str().to_owned(),
-            display_name: device.label.clone().or_else(|| device.display_name.clone()),
-            platform: Some(
-                device
-                    .platform_shown
-                    .clone()
-                    .unwrap_or_else(|| device.platform.clone()),
-            ),
-            version: session
-                .map(|session| session.version.clone())
-                .or_else(|| surface.map(|surface| surface.version.clone())),
-            client_id: Some(device.client_id.clone()),
-            client_mode: Some(device.client_mode.clone()),
-            device_family: device.device_family_shown.clone(),
-            caps: surface.map_or_else(Vec::new, |surface| surface.caps.clone()),
+            client: ClientSummary {
+                display_name: device.label.clone().or_else(|| device.display_name.clone()),
+                version: session
+                    .map(|session| &session.facts)
+                    .or_else(|| surface.map(|surface| &surface.facts))
+                    .map(|facts| facts.version.clone()),
+                ..of_device(device)
+            },
+            caps: surface.map_or_else(Vec::new, |surface| surface.facts.caps.clone()),
             commands: effective.cloned().collect(),
             node_plugin_tools: session.map(|_| Vec::new()),
             path_env: session.and_then(|session| session.path_env.clone()),
@@ -256,8 +255,8 @@ impl Hub {
                 ApprovalState::Unapproved => NodeApprovalState::Unapproved,
             }),
             pending_request_id: request.map(|request| request.request_id.clone()),
-            pending_declared_caps: request.map(|request| request.caps.clone()),
-            pending_declared_commands: request.map(|request| request.commands.clone()),
+            pending_declared_caps: request.map(|request| request.facts.caps.clone()),
+            pending_declared_commands: request.map(|request| request.facts.commands.clone()),
             connected_at_ms: session.map(|session| session.connected_at_ms),
             last_connected_at_ms: session.map(|session| session.connected_at_ms),
             last_seen_at_ms: device.last_seen_at_ms,
@@ -273,43 +272,38 @@ impl Hub {
 }
 
 pub(super) fn pending_node(request: &SurfaceRequest, approved: Option<&Surface>) -> PendingNode {
+    let facts = &request.facts;
     PendingNode {
         request_id: request.request_id.clone(),
-        node_id: request.node.as_str().to_owned(),
-        client_id: Some(request.client_id.clone()),
-        client_mode: Some(request.client_mode.clone()),
-        display_name: request.display_name.clone(),
-        platform: Some(request.platform.clone()),
-        version: Some(request.version.clone()),
-        device_family: request.device_family.clone(),
-        caps: request.caps.clone(),
-        commands: request.commands.clone(),
-        required_approve_scopes: required_scopes(&request.commands)
+        node_id: facts.node.as_str().to_owned(),
+        client: of_surface(facts),
+        caps: facts.caps.clone(),
+        commands: facts.commands.clone(),
+        required_approve_scopes: required_scopes(&facts.commands)
             .to_wire()
             .into_iter()
             .map(Into::into)
             .collect(),
-        approved_commands: approved.map(|surface| surface.commands.clone()),
-        remote_ip: request.remote_ip.clone(),
-        path: shown_path(&request.path),
-        silent: request.silent.then_some(true),
+        approved_commands: approved.map(|surface| surface.facts.commands.clone()),
+        remote_ip: facts.remote_ip.clone(),
+        path: shown_path(&facts.path),
+        silent: facts.silent.then_some(true),
         ts: request.ts_ms,
     }
 }
 
 fn paired_node(surface: &Surface, device: Option<&Device>) -> PairedNode {
+    let facts = &surface.facts;
     PairedNode {
-        node_id: surface.node.as_str().to_owned(),
-        client_id: Some(surface.client_id.clone()),
-        client_mode: Some(surface.client_mode.clone()),
-        display_name: device
-            .map(|device| device.name().to_owned())
-            .or_else(|| surface.display_name.clone()),
-        platform: Some(surface.platform.clone()),
-        version: Some(surface.version.clone()),
-        device_family: surface.device_family.clone(),
-        caps: surface.caps.clone(),
-        commands: surface.commands.clone(),
+        node_id: facts.node.as_str().to_owned(),
+        client: ClientSummary {
+            display_name: device
+                .map(|device| device.name().to_owned())
+                .or_else(|| facts.display_name.clone()),
+            ..of_surface(facts)
+        },
+        caps: facts.caps.clone(),
+        commands: facts.commands.clone(),
         created_at_ms: surface.created_at_ms,
         approved_at_ms: surface.approved_at_ms,
         last_seen_at_ms: device.and_then(|device| device.last_seen_at_ms),

@@ -186,7 +186,7 @@ impl Hub {
             inner.pairing.seen(node, "disconnect", now_ms);
             inner.presence.leave(node, now_ms);
             inner.announce_presence();
-            tracing::info!(node = %session.node, %reason, "node offline");
+            tracing::info!(node = %session.facts.node, %reason, "node offline");
         }
         drop(inner);
         drop(unanswered);
@@ -240,20 +240,24 @@ impl Hub {
             .filter(|command| self.command_policy(&node).check(&platform, command).is_ok())
             .cloned()
             .collect();
+        let declared = SurfaceFacts {
+            node: node.clone(),
+            display_name: display_name.clone(),
+            platform,
+            device_family: client.device_family.clone(),
+            version: client.version.clone(),
+            client_id: client.id.as_str().to_owned(),
+            client_mode: client.mode.as_str().to_owned(),
+            caps: facts.node.caps,
+            commands: facts.node.commands,
+            silent: facts.node.newly_paired,
+            remote_ip: facts.address.clone(),
+            path: facts.path,
+        };
         let (request, changes) = inner.pairing.declare(
             SurfaceFacts {
-                node: node.clone(),
-                display_name: display_name.clone(),
-                platform: platform.clone(),
-                device_family: client.device_family.clone(),
-                version: client.version.clone(),
-                client_id: client.id.as_str().to_owned(),
-                client_mode: client.mode.as_str().to_owned(),
-                caps: facts.node.caps.clone(),
                 commands: permitted,
-                silent: facts.node.newly_paired,
-                remote_ip: facts.address.clone(),
-                path: facts.path.clone(),
+                ..declared.clone()
             },
             uuid_v4(machine::random()),
             now_ms,
@@ -266,6 +270,7 @@ impl Hub {
                 role: Role::Node.as_str().to_owned(),
                 scopes: Vec::new(),
                 commands: request
+                    .facts
                     .commands
                     .iter()
                     .map(|name| name.as_str().into())
@@ -287,19 +292,10 @@ impl Hub {
             self.commit(inner, &event, changes)?;
         }
         let attached = inner.registry.attach(NodeSession {
-            node: node.clone(),
             conn: caller.conn.clone(),
-            display_name: display_name.clone(),
-            platform,
-            device_family: client.device_family.clone(),
-            version: client.version.clone(),
-            client_id: client.id.as_str().to_owned(),
-            client_mode: client.mode.as_str().to_owned(),
+            facts: declared,
             path_env: facts.node.path_env,
-            declared_caps: facts.node.caps,
-            declared_commands: facts.node.commands,
             connected_at_ms: now_ms,
-            path: facts.path,
             public: facts.public,
             epoch: 0,
         });

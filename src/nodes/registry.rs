@@ -5,26 +5,18 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{ConnId, DeviceId, limits};
+use crate::pairing::SurfaceFacts;
 use crate::rpc::types::node::HostStats;
 
 /// A connected node: where its session is and what it said of itself.
 #[derive(Clone, Debug)]
 pub struct NodeSession {
-    pub node: DeviceId,
     /// The connection that carries the session. Connection ids are unique across Gateways.
     pub conn: ConnId,
-    pub display_name: Option<String>,
-    pub platform: String,
-    pub device_family: Option<String>,
-    pub version: String,
-    pub client_id: String,
-    pub client_mode: String,
+    /// All that it declares, permitted or not.
+    pub facts: SurfaceFacts,
     pub path_env: Option<String>,
-    pub declared_caps: Vec<String>,
-    pub declared_commands: Vec<String>,
     pub connected_at_ms: u64,
-    /// The transport path.
-    pub path: String,
     /// That path is a public one.
     pub public: bool,
     /// Set by the registry: a later session has a higher one.
@@ -36,15 +28,15 @@ impl NodeSession {
     fn differences(&self, before: &Self) -> Vec<String> {
         let mut found = Vec::new();
         for (what, old, new) in [
-            ("version", &before.version, &self.version),
-            ("platform", &before.platform, &self.platform),
-            ("transport", &before.path, &self.path),
+            ("version", &before.facts.version, &self.facts.version),
+            ("platform", &before.facts.platform, &self.facts.platform),
+            ("transport", &before.facts.path, &self.facts.path),
         ] {
             if old != new {
                 found.push(format!("{what} {old} -> {new}"));
             }
         }
-        if before.display_name != self.display_name {
+        if before.facts.display_name != self.facts.display_name {
             found.push("name".to_owned());
         }
         if before.path_env != self.path_env {
@@ -54,8 +46,8 @@ impl NodeSession {
             let new = these.iter().filter(|name| !those.contains(name));
             found.extend(new.map(|name| format!("{sign}{name}")));
         };
-        marked('+', &self.declared_commands, &before.declared_commands);
-        marked('-', &before.declared_commands, &self.declared_commands);
+        marked('+', &self.facts.commands, &before.facts.commands);
+        marked('-', &before.facts.commands, &self.facts.commands);
         found
     }
 }
@@ -128,14 +120,14 @@ impl Registry {
     pub fn attach(&mut self, mut session: NodeSession) -> Attached {
         self.epoch += 1;
         session.epoch = self.epoch;
-        let record = self.records.entry(session.node.clone()).or_default();
+        let record = self.records.entry(session.facts.node.clone()).or_default();
         record.connects += 1;
         let before = record.latest.replace(session.clone());
         record.changes = before.map_or_else(Vec::new, |before| session.differences(&before));
         let now_ms = session.connected_at_ms;
         let replaced = self
             .sessions
-            .insert(session.node.clone(), session)
+            .insert(session.facts.node.clone(), session)
             .map(|older| older.conn);
         if replaced.is_some() {
             record.last_close = Some(LastClose {
@@ -244,19 +236,23 @@ mod tests {
 
     fn session(node: &DeviceId, conn: &ConnId) -> NodeSession {
         NodeSession {
-            node: node.clone(),
             conn: conn.clone(),
-            display_name: None,
-            platform: "linux".to_owned(),
-            device_family: None,
-            version: "1".to_owned(),
-            client_id: "node-host".to_owned(),
-            client_mode: "node".to_owned(),
+            facts: SurfaceFacts {
+                node: node.clone(),
+                display_name: None,
+                platform: "linux".to_owned(),
+                device_family: None,
+                version: "1".to_owned(),
+                client_id: "node-host".to_owned(),
+                client_mode: "node".to_owned(),
+                caps: Vec::new(),
+                commands: Vec::new(),
+                silent: false,
+                remote_ip: None,
+                path: "loopback".to_owned(),
+            },
             path_env: None,
-            declared_caps: Vec::new(),
-            declared_commands: Vec::new(),
             connected_at_ms: 5,
-            path: "loopback".to_owned(),
             public: false,
             epoch: 0,
         }
@@ -296,10 +292,10 @@ mod tests {
         let node = DeviceId::from_digest([1; 32]);
         let mut registry = Registry::default();
         let mut first = session(&node, &ConnId::from_random([1; 16]));
-        first.declared_commands = vec!["a".to_owned(), "b".to_owned()];
+        first.facts.commands = vec!["a".to_owned(), "b".to_owned()];
         let mut second = session(&node, &ConnId::from_random([2; 16]));
-        second.declared_commands = vec!["b".to_owned(), "c".to_owned()];
-        second.version = "2".to_owned();
+        second.facts.commands = vec!["b".to_owned(), "c".to_owned()];
+        second.facts.version = "2".to_owned();
         second.path_env = Some("/bin".to_owned());
         registry.attach(first);
         assert!(registry.record(&node).unwrap().changes.is_empty());

@@ -1,6 +1,8 @@
 //! Devices: asked for, approved, rejected, renamed, removed, and their tokens.
 
-use super::{ApprovedVia, Change, Device, DeviceRequest, Pairing, Refused, Token, TurnedAway};
+use super::{
+    ApprovedVia, Change, Device, DeviceFacts, DeviceRequest, Pairing, Refused, Token, TurnedAway,
+};
 use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::auth::secret_eq::TokenDigest;
 use crate::base::{DeviceId, limits};
@@ -24,25 +26,6 @@ impl Approver {
     }
 }
 
-/// What a connecting device said of itself, already verified to hold its key.
-#[derive(Clone)]
-pub struct DeviceFacts {
-    pub id: DeviceId,
-    pub public_key: String,
-    pub display_name: Option<String>,
-    pub platform: String,
-    pub device_family: String,
-    pub platform_shown: Option<String>,
-    pub device_family_shown: Option<String>,
-    pub client_id: String,
-    pub client_mode: String,
-    pub role: Role,
-    pub scopes: ScopeSet,
-    pub remote_ip: Option<String>,
-    pub path: String,
-    pub browser_origin: Option<String>,
-}
-
 /// A device request that now waits, and whether it is a new one.
 pub struct Filed {
     pub request: DeviceRequest,
@@ -59,7 +42,7 @@ impl Pairing {
         let mut changes = self.expired(now_ms);
         let mut same = None;
         for request in self.requests(now_ms) {
-            if request.device_id != facts.id || request.role != facts.role {
+            if request.facts.id != facts.id || request.facts.role != facts.role {
                 continue;
             }
             if asks_the_same(request, &facts) {
@@ -84,20 +67,7 @@ impl Pairing {
         let request = DeviceRequest {
             request_id,
             is_repair: self.devices.contains_key(&facts.id),
-            device_id: facts.id,
-            public_key: facts.public_key,
-            display_name: facts.display_name,
-            platform: facts.platform,
-            device_family: facts.device_family,
-            platform_shown: facts.platform_shown,
-            device_family_shown: facts.device_family_shown,
-            client_id: facts.client_id,
-            client_mode: facts.client_mode,
-            role: facts.role,
-            scopes: facts.scopes,
-            remote_ip: facts.remote_ip,
-            path: facts.path,
-            browser_origin: facts.browser_origin,
+            facts,
             ts_ms: now_ms,
         };
         changes.push(Change::Request(request.clone()));
@@ -116,10 +86,10 @@ impl Pairing {
         now_ms: u64,
     ) -> Result<(Device, Vec<Change>), Refused> {
         let request = self.visible_request(approver, request_id, now_ms)?;
-        let needed = match request.role {
+        let needed = match request.facts.role {
             // A node executes what it is sent; only an administrator lets one in.
             Role::Node => Scope::Admin.into(),
-            Role::Operator => request.scopes,
+            Role::Operator => request.facts.scopes,
         };
         if let Some(scope) = approver.scopes.first_missing(needed) {
             return Err(Refused::ApproverLacks { scope });
@@ -150,7 +120,7 @@ impl Pairing {
         let waiting = self
             .requests
             .values()
-            .filter(|waiting| waiting.device_id == device.id);
+            .filter(|waiting| waiting.facts.id == device.id);
         let mut changes: Vec<_> = waiting
             .map(|waiting| Change::RequestGone(waiting.request_id.clone()))
             .collect();
@@ -165,39 +135,42 @@ impl Pairing {
         via: ApprovedVia,
         now_ms: u64,
     ) -> Result<Device, Refused> {
-        let known = self.devices.get(&request.device_id);
+        let known = self.devices.get(&request.facts.id);
         if known.is_none() && self.devices.len() >= limits::DEVICES_MAX {
             return Err(Refused::TooManyDevices {
                 limit: limits::DEVICES_MAX,
             });
         }
         let mut roles = known.map_or_else(Vec::new, |device| device.roles.clone());
-        if !roles.contains(&request.role) {
-            roles.push(request.role);
+        if !roles.contains(&request.facts.role) {
+            roles.push(request.facts.role);
         }
-        let scopes = match request.role {
+        let scopes = match request.facts.role {
             // What is asked for again is what is granted from now on: an empty list means none.
-            Role::Operator => request.scopes,
+            Role::Operator => request.facts.scopes,
             Role::Node => known.map_or(ScopeSet::NONE, |device| device.scopes),
         };
         let mut tokens = known.map_or_else(Vec::new, |device| device.tokens.clone());
-        if let Some(token) = tokens.iter_mut().find(|token| token.role == request.role) {
-            token.scopes = match request.role {
+        if let Some(token) = tokens
+            .iter_mut()
+            .find(|token| token.role == request.facts.role)
+        {
+            token.scopes = match request.facts.role {
                 Role::Operator => scopes,
                 Role::Node => ScopeSet::NONE,
             };
         }
         Ok(Device {
-            id: request.device_id.clone(),
-            public_key: request.public_key.clone(),
-            display_name: request.display_name.clone(),
+            id: request.facts.id.clone(),
+            public_key: request.facts.public_key.clone(),
+            display_name: request.facts.display_name.clone(),
             label: known.and_then(|device| device.label.clone()),
-            platform: request.platform.clone(),
-            device_family: request.device_family.clone(),
-            platform_shown: request.platform_shown.clone(),
-            device_family_shown: request.device_family_shown.clone(),
-            client_id: request.client_id.clone(),
-            client_mode: request.client_mode.clone(),
+            platform: request.facts.platform.clone(),
+            device_family: request.facts.device_family.clone(),
+            platform_shown: request.facts.platform_shown.clone(),
+            device_family_shown: request.facts.device_family_shown.clone(),
+            client_id: request.facts.client_id.clone(),
+            client_mode: request.facts.client_mode.clone(),
             roles,
             scopes,
             tokens,
@@ -218,10 +191,10 @@ impl Pairing {
         let request = self.visible_request(approver, request_id, now_ms)?;
         let mut changes = vec![Change::RequestGone(request_id.to_owned())];
         // A paired device that asked for more keeps what it has, and is turned away when it is removed.
-        if !self.devices.contains_key(&request.device_id) {
-            changes.extend(self.turn_away(&request.device_id, now_ms));
+        if !self.devices.contains_key(&request.facts.id) {
+            changes.extend(self.turn_away(&request.facts.id, now_ms));
         }
-        Ok((request.device_id.clone(), changes))
+        Ok((request.facts.id.clone(), changes))
     }
 
     /// Remembers a device that is not to come back by its address alone (decision 23).
@@ -260,7 +233,7 @@ impl Pairing {
         changes.extend(
             self.requests
                 .values()
-                .filter(|request| request.device_id == id)
+                .filter(|request| request.facts.id == id)
                 .map(|request| Change::RequestGone(request.request_id.clone())),
         );
         changes.push(Change::DeviceGone(id.clone()));
@@ -372,7 +345,7 @@ impl Pairing {
     pub fn visible_requests(&self, approver: &Approver, now_ms: u64) -> Vec<&DeviceRequest> {
         self.requests(now_ms)
             .into_iter()
-            .filter(|request| approver.may_see(&request.device_id))
+            .filter(|request| approver.may_see(&request.facts.id))
             .collect()
     }
 
@@ -392,7 +365,7 @@ impl Pairing {
     ) -> Result<&DeviceRequest, Refused> {
         self.requests
             .get(id)
-            .filter(|request| request.is_live(now_ms) && approver.may_see(&request.device_id))
+            .filter(|request| request.is_live(now_ms) && approver.may_see(&request.facts.id))
             .ok_or(Refused::UnknownRequest)
     }
 
@@ -422,12 +395,12 @@ fn put_token(device: &mut Device, token: Token) {
 }
 
 fn asks_the_same(request: &DeviceRequest, facts: &DeviceFacts) -> bool {
-    request.public_key == facts.public_key
-        && request.scopes == facts.scopes
-        && request.platform == facts.platform
-        && request.device_family == facts.device_family
-        && request.client_id == facts.client_id
-        && request.client_mode == facts.client_mode
+    request.facts.public_key == facts.public_key
+        && request.facts.scopes == facts.scopes
+        && request.facts.platform == facts.platform
+        && request.facts.device_family == facts.device_family
+        && request.facts.client_id == facts.client_id
+        && request.facts.client_mode == facts.client_mode
 }
 
 /// A name that an operator gives: bounded, without control characters.

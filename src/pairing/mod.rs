@@ -15,10 +15,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use device::{Approver, DeviceFacts, Filed};
-pub use records::{ApprovedVia, Device, DeviceRequest, Surface, SurfaceRequest, Token, TurnedAway};
+pub use device::{Approver, Filed};
+pub use records::{
+    ApprovedVia, Device, DeviceFacts, DeviceRequest, Surface, SurfaceFacts, SurfaceRequest, Token,
+    TurnedAway,
+};
 pub use refused::Refused;
-pub use surface::{SurfaceFacts, required_scopes};
+pub use surface::required_scopes;
 
 use crate::auth::scope::Role;
 use crate::base::{DeviceId, limits};
@@ -72,13 +75,14 @@ impl Pairing {
                     self.turned_away.remove(&id);
                 }
                 Change::Surface(surface) => {
-                    self.surfaces.insert(surface.node.clone(), surface);
+                    self.surfaces.insert(surface.facts.node.clone(), surface);
                 }
                 Change::SurfaceGone(id) => {
                     self.surfaces.remove(&id);
                 }
                 Change::SurfaceRequest(request) => {
-                    self.surface_requests.insert(request.node.clone(), request);
+                    self.surface_requests
+                        .insert(request.facts.node.clone(), request);
                 }
                 Change::SurfaceRequestGone(id) => {
                     self.surface_requests.remove(&id);

@@ -99,12 +99,11 @@ pub struct TurnedAway {
     pub at_ms: u64,
 }
 
-/// A device that asks to be paired, or to be granted more.
+/// What a connecting device said of itself, already verified to hold its key, and what it asks for.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct DeviceRequest {
-    pub request_id: String,
-    #[serde(with = "wire::device_id")]
-    pub device_id: DeviceId,
+pub struct DeviceFacts {
+    #[serde(rename = "device_id", with = "wire::device_id")]
+    pub id: DeviceId,
     pub public_key: String,
     pub display_name: Option<String>,
     pub platform: String,
@@ -122,14 +121,22 @@ pub struct DeviceRequest {
     #[serde(default)]
     pub path: String,
     pub browser_origin: Option<String>,
+}
+
+/// A device that asks to be paired, or to be granted more.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct DeviceRequest {
+    pub request_id: String,
+    #[serde(flatten)]
+    pub facts: DeviceFacts,
     /// Whether the device was paired before and asks for something else now.
     pub is_repair: bool,
     pub ts_ms: u64,
 }
 
-/// What an operator approved a node to offer.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Surface {
+/// What a node says of itself and that it offers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SurfaceFacts {
     #[serde(with = "wire::device_id")]
     pub node: DeviceId,
     pub display_name: Option<String>,
@@ -140,6 +147,22 @@ pub struct Surface {
     pub client_mode: String,
     pub caps: Vec<String>,
     pub commands: Vec<String>,
+    /// Whether the device itself was paired silently just before.
+    #[serde(default)]
+    pub silent: bool,
+    #[serde(default)]
+    pub remote_ip: Option<String>,
+    /// The transport path of the declaring session.
+    #[serde(default)]
+    pub path: String,
+}
+
+/// What an operator approved a node to offer.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Surface {
+    /// The declaration that was approved, its commands cut down to those that were.
+    #[serde(flatten)]
+    pub facts: SurfaceFacts,
     /// What the node had declared when a part of it was approved: declaring the same again asks for nothing new.
     #[serde(default)]
     pub declared: Vec<String>,
@@ -151,23 +174,9 @@ pub struct Surface {
 #[derive(Clone, Serialize, Deserialize)]
 pub struct SurfaceRequest {
     pub request_id: String,
-    #[serde(with = "wire::device_id")]
-    pub node: DeviceId,
-    pub display_name: Option<String>,
-    pub platform: String,
-    pub device_family: Option<String>,
-    pub version: String,
-    pub client_id: String,
-    pub client_mode: String,
-    pub caps: Vec<String>,
-    pub commands: Vec<String>,
-    /// Whether the device itself was paired silently just now.
-    pub silent: bool,
-    #[serde(default)]
-    pub remote_ip: Option<String>,
-    /// The transport path that the declaring session came over.
-    #[serde(default)]
-    pub path: String,
+    /// Commands that the Gateway's policy forbids are already left out.
+    #[serde(flatten)]
+    pub facts: SurfaceFacts,
     pub ts_ms: u64,
 }
 

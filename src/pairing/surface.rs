@@ -1,26 +1,9 @@
 //! Nodes: what they declare and what an operator lets them offer.
 
 use super::device::checked_name;
-use super::{Approver, Change, Device, Pairing, Refused, Surface, SurfaceRequest};
+use super::{Approver, Change, Device, Pairing, Refused, Surface, SurfaceFacts, SurfaceRequest};
 use crate::auth::scope::{Scope, ScopeSet};
 use crate::base::DeviceId;
-
-/// What a connected node says that it offers. Commands that the Gateway's policy forbids are already left out.
-#[derive(Clone)]
-pub struct SurfaceFacts {
-    pub node: DeviceId,
-    pub display_name: Option<String>,
-    pub platform: String,
-    pub device_family: Option<String>,
-    pub version: String,
-    pub client_id: String,
-    pub client_mode: String,
-    pub caps: Vec<String>,
-    pub commands: Vec<String>,
-    pub silent: bool,
-    pub remote_ip: Option<String>,
-    pub path: String,
-}
 
 /// The scopes that an approver of these commands must hold.
 pub fn required_scopes(commands: &[String]) -> ScopeSet {
@@ -51,8 +34,8 @@ impl Pairing {
         let waiting = self.surface_request(&facts.node);
         let approved = self.surface(&facts.node);
         let covered = approved.is_some_and(|surface| {
-            is_subset(&facts.caps, &surface.caps)
-                && (is_subset(&facts.commands, &surface.commands)
+            is_subset(&facts.caps, &surface.facts.caps)
+                && (is_subset(&facts.commands, &surface.facts.commands)
                     || is_subset(&facts.commands, &surface.declared))
         });
         if covered {
@@ -60,25 +43,14 @@ impl Pairing {
             return (None, gone.into_iter().collect());
         }
         if let Some(waiting) = waiting
-            && waiting.caps == facts.caps
-            && waiting.commands == facts.commands
+            && waiting.facts.caps == facts.caps
+            && waiting.facts.commands == facts.commands
         {
             return (None, Vec::new());
         }
         let request = SurfaceRequest {
             request_id,
-            node: facts.node,
-            display_name: facts.display_name,
-            platform: facts.platform,
-            device_family: facts.device_family,
-            version: facts.version,
-            client_id: facts.client_id,
-            client_mode: facts.client_mode,
-            caps: facts.caps,
-            commands: facts.commands,
-            silent: facts.silent,
-            remote_ip: facts.remote_ip,
-            path: facts.path,
+            facts,
             ts_ms: now_ms,
         };
         (Some(request.clone()), vec![Change::SurfaceRequest(request)])
@@ -94,9 +66,12 @@ impl Pairing {
     ) -> Result<(Surface, Vec<Change>), Refused> {
         let request = self.surface_request_by_id(request_id)?;
         let commands = match subset {
-            None => request.commands.clone(),
+            None => request.facts.commands.clone(),
             Some(subset) => {
-                if let Some(command) = subset.iter().find(|name| !request.commands.contains(name)) {
+                if let Some(command) = subset
+                    .iter()
+                    .find(|name| !request.facts.commands.contains(name))
+                {
                     return Err(Refused::NotDeclared {
                         command: command.clone(),
                     });
@@ -108,24 +83,19 @@ impl Pairing {
             return Err(Refused::ApproverLacks { scope });
         }
         let created_at_ms = self
-            .surface(&request.node)
+            .surface(&request.facts.node)
             .map_or(now_ms, |surface| surface.created_at_ms);
         let surface = Surface {
-            node: request.node.clone(),
-            display_name: request.display_name.clone(),
-            platform: request.platform.clone(),
-            device_family: request.device_family.clone(),
-            version: request.version.clone(),
-            client_id: request.client_id.clone(),
-            client_mode: request.client_mode.clone(),
-            caps: request.caps.clone(),
-            commands,
-            declared: request.commands.clone(),
+            declared: request.facts.commands.clone(),
+            facts: SurfaceFacts {
+                commands,
+                ..request.facts.clone()
+            },
             created_at_ms,
             approved_at_ms: now_ms,
         };
         let changes = vec![
-            Change::SurfaceRequestGone(request.node.clone()),
+            Change::SurfaceRequestGone(request.facts.node.clone()),
             Change::Surface(surface.clone()),
         ];
         Ok((surface, changes))
@@ -134,8 +104,8 @@ impl Pairing {
     pub fn reject_surface(&self, request_id: &str) -> Result<(DeviceId, Vec<Change>), Refused> {
         let request = self.surface_request_by_id(request_id)?;
         Ok((
-            request.node.clone(),
-            vec![Change::SurfaceRequestGone(request.node.clone())],
+            request.facts.node.clone(),
+            vec![Change::SurfaceRequestGone(request.facts.node.clone())],
         ))
     }
 
@@ -149,7 +119,7 @@ impl Pairing {
         if let Some(surface) = self.surface(&node)
             && let Some(scope) = approver
                 .scopes
-                .first_missing(required_scopes(&surface.commands))
+                .first_missing(required_scopes(&surface.facts.commands))
             && scope != Scope::Admin
         {
             return Err(Refused::ApproverLacks { scope });

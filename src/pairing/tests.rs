@@ -323,7 +323,10 @@ fn n2_a_reconnect_never_widens_and_a_smaller_declaration_needs_nothing() {
         Some("two".to_owned())
     );
     pairing.apply(changes);
-    assert_eq!(pairing.surface(&id(1)).unwrap().commands, ["system.which"]);
+    assert_eq!(
+        pairing.surface(&id(1)).unwrap().facts.commands,
+        ["system.which"]
+    );
     let (request, changes) = pairing.declare(
         surface_facts(&["system.which", "system.run"]),
         "three".to_owned(),
@@ -350,7 +353,7 @@ fn a_subset_can_be_approved_but_nothing_undeclared() {
     let (surface, _) = pairing
         .approve_surface(&admin(), "r", Some(&which), NOW)
         .unwrap();
-    assert_eq!(surface.commands, which);
+    assert_eq!(surface.facts.commands, which);
     let refused = pairing.approve_surface(&admin(), "r", Some(&["camera.snap".to_owned()]), NOW);
     assert_eq!(
         refused.err(),
@@ -374,7 +377,7 @@ fn a_node_that_was_approved_in_part_asks_for_nothing_by_coming_back() {
     pairing.apply(changes);
     let (request, changes) = pairing.declare(surface_facts(&both), "again".to_owned(), NOW);
     assert!(request.is_none() && changes.is_empty());
-    assert_eq!(pairing.surface(&id(1)).unwrap().commands, which);
+    assert_eq!(pairing.surface(&id(1)).unwrap().facts.commands, which);
     let more = ["system.which", "system.run", "system.notify"];
     let (request, _) = pairing.declare(surface_facts(&more), "more".to_owned(), NOW);
     assert!(request.is_some());

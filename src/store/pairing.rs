@@ -88,10 +88,12 @@ impl Changes<'_> {
             Change::RequestGone(id) => self.delete(Kind::DeviceRequest, id),
             Change::TurnedAway(it) => self.put(Kind::TurnedAway, it.device.as_str(), it),
             Change::TurnedAwayGone(id) => self.delete(Kind::TurnedAway, id.as_str()),
-            Change::Surface(surface) => self.put(Kind::Surface, surface.node.as_str(), surface),
+            Change::Surface(surface) => {
+                self.put(Kind::Surface, surface.facts.node.as_str(), surface)
+            }
             Change::SurfaceGone(id) => self.delete(Kind::Surface, id.as_str()),
             Change::SurfaceRequest(request) => {
-                self.put(Kind::SurfaceRequest, request.node.as_str(), request)
+                self.put(Kind::SurfaceRequest, request.facts.node.as_str(), request)
             }
             Change::SurfaceRequestGone(id) => self.delete(Kind::SurfaceRequest, id.as_str()),
         }

@@ -12,7 +12,9 @@ use crate::audit::{AuditLog, Durability, Event, Settings};
 use crate::auth::scope::{Role, Scope};
 use crate::auth::secret_eq::TokenDigest;
 use crate::base::DeviceId;
-use crate::pairing::{ApprovedVia, Change, Device, Surface, SurfaceRequest, Token, TurnedAway};
+use crate::pairing::{
+    ApprovedVia, Change, Device, Surface, SurfaceFacts, SurfaceRequest, Token, TurnedAway,
+};
 
 fn temporary() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
@@ -64,8 +66,8 @@ fn device(number: u8) -> Device {
     }
 }
 
-fn surface(number: u8) -> Surface {
-    Surface {
+fn surface_facts(number: u8) -> SurfaceFacts {
+    SurfaceFacts {
         node: DeviceId::from_digest([number; 32]),
         display_name: None,
         platform: "linux".to_owned(),
@@ -75,6 +77,15 @@ fn surface(number: u8) -> Surface {
         client_mode: "node".to_owned(),
         caps: vec!["system".to_owned()],
         commands: vec!["system.run".to_owned()],
+        silent: false,
+        remote_ip: None,
+        path: "loopback".to_owned(),
+    }
+}
+
+fn surface(number: u8) -> Surface {
+    Surface {
+        facts: surface_facts(number),
         declared: Vec::new(),
         created_at_ms: 1,
         approved_at_ms: 2,
@@ -84,18 +95,7 @@ fn surface(number: u8) -> Surface {
 fn surface_request(number: u8) -> SurfaceRequest {
     SurfaceRequest {
         request_id: format!("request-{number}"),
-        node: DeviceId::from_digest([number; 32]),
-        display_name: None,
-        platform: "linux".to_owned(),
-        device_family: None,
-        version: "1".to_owned(),
-        client_id: "node-host".to_owned(),
-        client_mode: "node".to_owned(),
-        caps: vec![],
-        commands: vec![],
-        silent: false,
-        remote_ip: None,
-        path: "loopback".to_owned(),
+        facts: surface_facts(number),
         ts_ms: 5,
     }
 }
@@ -179,7 +179,7 @@ fn pairing_records_survive_a_restart() {
         (Some(99), Some("connect"))
     );
     assert!(matches!(&changes[1], Change::TurnedAway(it) if it.device == device(2).id));
-    assert!(matches!(&changes[2], Change::Surface(s) if s.commands == ["system.run"]));
+    assert!(matches!(&changes[2], Change::Surface(s) if s.facts.commands == ["system.run"]));
     assert!(matches!(&changes[3], Change::SurfaceRequest(r) if r.request_id == "request-2"));
 }
 

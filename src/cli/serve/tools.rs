@@ -54,8 +54,8 @@ impl Tools for HubTools {
                     let why_not = DeviceId::parse(&entry.node_id)
                         .and_then(|id| self.0.why_not(&id, "system.run"));
                     Node {
-                        display_name: entry.display_name.unwrap_or_default(),
-                        platform: entry.platform,
+                        display_name: entry.client.display_name.unwrap_or_default(),
+                        platform: entry.client.platform,
                         online: entry.connected,
                         callable,
                         permitted,

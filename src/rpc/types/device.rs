@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::client::ClientSummary;
 use super::field::{masked, non_empty, secret_option};
 use super::node::HostStats;
 use crate::base::Secret;
@@ -71,16 +72,8 @@ pub struct PendingDevice {
     pub request_id: String,
     pub device_id: String,
     pub public_key: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub display_name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_family: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_mode: Option<String>,
+    #[serde(flatten)]
+    pub client: ClientSummary,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub browser_origin: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,19 +100,11 @@ pub struct PendingDevice {
 pub struct PairedDevice {
     pub device_id: String,
     pub public_key: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub display_name: Option<String>,
+    #[serde(flatten)]
+    pub client: ClientSummary,
     /// The operator's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_family: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_mode: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
     pub roles: Vec<String>,
@@ -169,14 +154,9 @@ pub struct PendingNodeSurface {
     pub request_id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub display_name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_family: Option<String>,
+    /// Without the client's id and mode, which the device has.
+    #[serde(flatten)]
+    pub client: ClientSummary,
     pub caps: Vec<String>,
     pub commands: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod approval;
 pub mod chat;
+pub mod client;
 pub mod connect;
 pub mod device;
 pub mod health;

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::client::ClientSummary;
 use super::field::non_empty;
 
 // Approval of what a node offers.
@@ -51,18 +52,8 @@ pub struct NodePairList {
 pub struct PendingNode {
     pub request_id: String,
     pub node_id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_mode: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub display_name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_family: Option<String>,
+    #[serde(flatten)]
+    pub client: ClientSummary,
     pub caps: Vec<String>,
     pub commands: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -85,18 +76,8 @@ pub struct PendingNode {
 #[serde(rename_all = "camelCase")]
 pub struct PairedNode {
     pub node_id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_mode: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub display_name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_family: Option<String>,
+    #[serde(flatten)]
+    pub client: ClientSummary,
     pub caps: Vec<String>,
     pub commands: Vec<String>,
     pub created_at_ms: u64,
@@ -177,18 +158,8 @@ pub struct NodeDescription {
 #[serde(rename_all = "camelCase")]
 pub struct NodeEntry {
     pub node_id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub display_name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_mode: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_family: Option<String>,
+    #[serde(flatten)]
+    pub client: ClientSummary,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_identifier: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
