@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{DuplexStream, duplex};
 
 use super::door::{Entry, TurnedAway};
 use super::{Door, Rules};
@@ -17,10 +19,12 @@ use crate::auth::rate_limit::{Class, LimitKey, LimiterSettings};
 use crate::auth::scope::{Role, ScopeSet};
 use crate::base::{ConnId, DeviceId, Secret, limits};
 use crate::cli::serve::{GatewaySettings, Parts};
-use crate::hub::{Caller, Fault, Hub, NodeDeclaration, Outbox, SessionFacts, Withdrawal};
+use crate::hub::{Audience, Caller, Fault, Hub, NodeDeclaration, Outbox, SessionFacts, Withdrawal};
 use crate::ingress::{self, Attributed, Client, ListenerClass, Peer};
 use crate::machine;
+use crate::net::WsIo;
 use crate::rpc::types::connect::ConnectParams;
+use crate::ws::{self, Event};
 
 const NONCE: &str = "0e3b1c1e-8a53-4f0c-9a5e-222222222222";
 const SECRET: &str = "the gateway's own secret";
@@ -77,19 +81,34 @@ impl House {
 
     /// What a program of this host sends that has the shared secret, or this device token.
     fn connect(&self, scopes: &[&str], token: Option<&Secret>) -> ConnectParams {
+        let connect = self.connect_as(Role::Operator, scopes, token, NONCE);
+        serde_json::from_str(&connect.to_string()).unwrap()
+    }
+
+    fn connect_as(
+        &self,
+        role: Role,
+        scopes: &[&str],
+        token: Option<&Secret>,
+        nonce: &str,
+    ) -> Value {
         let (id, public_key) = (self.device(), self.public_key().to_wire());
         let token = token.and_then(Secret::expose_str).map(str::to_owned);
         let asked: Vec<String> = scopes.iter().map(|&scope| scope.to_owned()).collect();
         let signed_at_ms = machine::now_ms();
+        let (client_id, mode) = match role {
+            Role::Operator => ("cli", "cli"),
+            Role::Node => ("node-host", "node"),
+        };
         let signed = Signed {
             device_id: id.as_str(),
-            client_id: "cli",
-            client_mode: "cli",
-            role: Role::Operator,
+            client_id,
+            client_mode: mode,
+            role,
             scopes: &asked,
             signed_at_ms,
             token: token.as_deref().unwrap_or_default(),
-            nonce: NONCE,
+            nonce,
             platform: Some("linux"),
             device_family: None,
         };
@@ -97,15 +116,14 @@ impl House {
             Some(token) => json!({"deviceToken": token}),
             None => json!({"password": SECRET}),
         };
-        let connect = json!({
-            "minProtocol": 4, "maxProtocol": 4, "role": "operator", "scopes": scopes, "auth": auth,
-            "client": {"id": "cli", "version": "1", "platform": "linux", "mode": "cli"},
+        json!({
+            "minProtocol": 4, "maxProtocol": 4, "role": role.as_str(), "scopes": scopes, "auth": auth,
+            "client": {"id": client_id, "version": "1", "platform": "linux", "mode": mode},
             "device": {
-                "id": id.as_str(), "publicKey": public_key, "nonce": NONCE,
+                "id": id.as_str(), "publicKey": public_key, "nonce": nonce,
                 "signature": sign(&self.key, &signed.v3()), "signedAt": signed_at_ms,
             },
-        });
-        serde_json::from_str(&connect.to_string()).unwrap()
+        })
     }
 
     fn attributed(&self) -> Attributed {
@@ -146,6 +164,7 @@ impl House {
             client: entry.admitted.client().clone(),
             address: None,
             path: "loopback".to_owned(),
+            public: false,
             node: NodeDeclaration::default(),
             standing: entry.standing,
         };
@@ -154,6 +173,72 @@ impl House {
         let outbox = Outbox::default();
         self.hub()
             .open_session(&conn, &entry.admitted, actor, facts, &outbox)
+    }
+}
+
+impl House {
+    /// A node's end of a session over a pipe that holds this many bytes.
+    async fn node(&self, pipe_bytes: usize) -> WsIo<DuplexStream> {
+        let (ours, theirs) = duplex(pipe_bytes);
+        let io = WsIo::server(ours, Bytes::new(), ws::Limits::new(1 << 20));
+        let front = &self.parts.front;
+        let (door, control) = (Arc::clone(&front.door), Arc::clone(&front.control));
+        let place = front.preauth.enter(None).unwrap();
+        let since = door.rules().since;
+        let session = super::run(io, self.attributed(), since, door, control, place);
+        tokio::spawn(session);
+        let mut node = WsIo::client(theirs, Bytes::new(), ws::Limits::new(1 << 20));
+        let challenge = frame(&mut node).await;
+        let nonce = challenge["payload"]["nonce"].as_str().unwrap();
+        let params = self.connect_as(Role::Node, &[], None, nonce);
+        let connect = json!({"type": "req", "id": "1", "method": "connect", "params": params});
+        node.queue_text(connect.to_string().as_bytes());
+        node.flush().await.unwrap();
+        assert_eq!(frame(&mut node).await["ok"], true);
+        node
+    }
+
+    /// Whether the node is shown as connected, and why it last was not.
+    fn shown(&self) -> (bool, Option<String>) {
+        let listed = serde_json::to_value(self.hub().node_list()).unwrap();
+        let report = self.hub().node_report(None).nodes.pop().unwrap();
+        let connected = listed[0]["connected"] == true;
+        assert_eq!(report.online, connected);
+        (connected, report.last_close.map(|close| close.reason))
+    }
+}
+
+async fn frame(peer: &mut WsIo<DuplexStream>) -> Value {
+    loop {
+        match peer.receive().await.unwrap() {
+            Event::Text(text) => return serde_json::from_str(&text).unwrap(),
+            Event::Ping(_) | Event::Pong(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A socket that stays open, and behind which nobody reads or answers any more.
+#[tokio::test(start_paused = true)]
+async fn a_half_open_socket_is_gone_within_two_ticks_and_says_why() {
+    // Nothing to write but pings, and so much that nothing more fits into the pipe.
+    for broadcast_bytes in [0, 400 * 1024] {
+        let it = house(&["operator.admin"]);
+        let mut node = it.node(64 * 1024).await;
+        // One that answers pings stays, however long it has nothing to say.
+        let still_there =
+            async { while !matches!(node.receive().await, Ok(Event::Close { .. })) {} };
+        let _ = tokio::time::timeout(limits::TICK_INTERVAL * 10, still_there).await;
+        assert_eq!(it.shown(), (true, None));
+        if broadcast_bytes > 0 {
+            let text = "x".repeat(broadcast_bytes);
+            it.hub().broadcast(Audience::Everyone, "tick", &text);
+        }
+        tokio::time::sleep(limits::TICK_INTERVAL * 2 + MOMENT).await;
+        let gone = (false, Some("no sign of life".to_owned()));
+        assert_eq!(it.shown(), gone, "{broadcast_bytes}");
+        assert_eq!(it.hub().session_counts(), (0, 0));
+        drop(node);
     }
 }
 
