@@ -7,6 +7,7 @@ use super::Answer;
 use crate::base::Refusal;
 use crate::hub::Denied;
 use crate::nodes::{Dispatched, Refused};
+use crate::pairing;
 use crate::rpc::{ErrorShape, encode};
 
 /// A finished call.
@@ -29,6 +30,9 @@ pub(super) fn frame(id: &str, result: Result<impl Serialize, ErrorShape>) -> Str
 /// A pairing decision that was not taken.
 pub(super) fn denied(denied: Denied) -> ErrorShape {
     match denied {
+        Denied::Refused(pairing::Refused::SurfaceApproverLacks { scope }) => {
+            ErrorShape::missing_scope(scope.as_str())
+        }
         Denied::Refused(refused) => ErrorShape::new(refused.code(), refused.public()),
         Denied::Fault(fault) => {
             tracing::error!(%fault, "a decision could not be carried out");

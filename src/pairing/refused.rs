@@ -16,6 +16,10 @@ pub enum Refused {
     ApproverLacks {
         scope: Scope,
     },
+    /// The same of a node's commands. The reference names the scope here, and not there.
+    SurfaceApproverLacks {
+        scope: Scope,
+    },
     RotationDenied,
     RevocationDenied,
     /// The subset names a command that the node did not declare.
@@ -37,6 +41,7 @@ impl Refusal for Refused {
     fn code(&self) -> &'static str {
         match self {
             Self::TooManyDevices { .. } => "UNAVAILABLE",
+            Self::SurfaceApproverLacks { .. } => "FORBIDDEN",
             _ => "INVALID_REQUEST",
         }
     }
@@ -45,6 +50,7 @@ impl Refusal for Refused {
         match self {
             Self::UnknownRequest | Self::UnknownDevice | Self::UnknownNode => 404,
             Self::ApproverLacks { .. }
+            | Self::SurfaceApproverLacks { .. }
             | Self::RotationDenied
             | Self::RevocationDenied
             | Self::TurnedAway => 403,
@@ -58,7 +64,9 @@ impl Refusal for Refused {
             Self::UnknownRequest => "unknown_request",
             Self::UnknownDevice => "unknown_device",
             Self::UnknownNode => "unknown_node",
-            Self::ApproverLacks { .. } => "approver_lacks_scope",
+            Self::ApproverLacks { .. } | Self::SurfaceApproverLacks { .. } => {
+                "approver_lacks_scope"
+            }
             Self::RotationDenied => "rotation_denied",
             Self::RevocationDenied => "revocation_denied",
             Self::NotDeclared { .. } => "not_declared",
@@ -75,6 +83,7 @@ impl Refusal for Refused {
             Self::UnknownNode => "unknown nodeId".into(),
             // The official CLI looks for this sentence and asks again with operator.admin.
             Self::ApproverLacks { .. } => "device pairing approval denied".into(),
+            Self::SurfaceApproverLacks { scope } => format!("missing scope: {scope}").into(),
             Self::RotationDenied => "device token rotation denied".into(),
             Self::RevocationDenied => "device token revocation denied".into(),
             Self::NotDeclared { command } => {
@@ -95,7 +104,7 @@ impl Refusal for Refused {
             }
             Self::UnknownDevice => "list the devices: `portcullis devices list`".into(),
             Self::UnknownNode => "list the nodes: `portcullis nodes status`".into(),
-            Self::ApproverLacks { scope } => format!(
+            Self::ApproverLacks { scope } | Self::SurfaceApproverLacks { scope } => format!(
                 "approve as an operator that holds {scope}, for instance on the gateway's own host"
             )
             .into(),

@@ -80,7 +80,7 @@ impl Pairing {
             }
         };
         if let Some(scope) = approver.scopes.first_missing(required_scopes(&commands)) {
-            return Err(Refused::ApproverLacks { scope });
+            return Err(Refused::SurfaceApproverLacks { scope });
         }
         let created_at_ms = self
             .surface(&request.facts.node)
@@ -122,7 +122,7 @@ impl Pairing {
                 .first_missing(required_scopes(&surface.facts.commands))
             && scope != Scope::Admin
         {
-            return Err(Refused::ApproverLacks { scope });
+            return Err(Refused::SurfaceApproverLacks { scope });
         }
         let changes = vec![
             Change::SurfaceRequestGone(node.clone()),

@@ -181,7 +181,7 @@ fn s3_a_node_surface_with_system_commands_needs_admin() {
     );
     assert_eq!(
         refused.err(),
-        Some(Refused::ApproverLacks {
+        Some(Refused::SurfaceApproverLacks {
             scope: Scope::Admin
         })
     );

@@ -283,6 +283,20 @@ fn s3_an_approver_must_hold_what_it_grants() {
         assert_eq!(error.message(), "device pairing approval denied");
     }
     assert!(paired_ids(&gateway).is_empty());
+    // What a node may run is refused by the scope that it takes.
+    let mut admin = Peer::operator(&gateway);
+    let device = Device::new();
+    let connect = Connect::node().with("commands", json!(["system.run"]));
+    let request = json!({"requestId": pend(&gateway, &connect, &device)});
+    admin.call("device.pair.approve", &request).unwrap();
+    let _node = Peer::admitted(&gateway, &connect, &device);
+    let waiting = admin.call("node.pair.list", &json!({})).unwrap();
+    let request = json!({"requestId": waiting["pending"][0]["requestId"]});
+    let error = peer.call("node.pair.approve", &request).unwrap_err();
+    assert_eq!(error.code(), "FORBIDDEN");
+    assert_eq!(error.message(), "missing scope: operator.admin");
+    assert_eq!(error.0["details"]["missingScope"], "operator.admin");
+    assert_eq!(admin.call("node.pair.list", &json!({})).unwrap(), waiting);
 }
 
 #[test]
