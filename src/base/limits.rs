@@ -215,6 +215,11 @@ pub const EXEC_WHICH_NAMES_MAX: usize = 64;
 pub const EXEC_OPERANDS_MAX: usize = 64;
 /// The most content of programs and scripts that an approval can be bound to, in bytes.
 pub const EXEC_OPERAND_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// One answer of a browser's DevTools endpoint, in bytes. A screenshot has a few MiB as text; what the Gateway takes from a
+/// node (`MESSAGE_BYTES_MAX`) still holds it as text within text.
+pub const BROWSER_ANSWER_BYTES_MAX: usize = 8 * MIB;
+/// How long a browser may take when the caller names no time, in milliseconds; the reference's default.
+pub const BROWSER_TIMEOUT_MS_DEFAULT: u64 = 20_000;
 /// A node's `exec-approvals.json`, in bytes. It is read for each command.
 pub const EXEC_POLICY_BYTES_MAX: usize = 256 * KIB;
 /// Rules of all allowlists in that file.

@@ -35,6 +35,7 @@ pub async fn run(context: &Context, args: &NodeRunArgs) -> Result<(), Failure> {
             let policy_path = Some(settings.paths.exec_approvals_file());
             Host::new(HostSettings {
                 policy_path,
+                browser: settings.browser.clone(),
                 ..host
             })
         })

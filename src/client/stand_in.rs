@@ -50,11 +50,12 @@ impl StandIn {
         }
     }
 
-    /// Answers one request with these bytes and hangs up.
-    pub(crate) async fn answer(&self, bytes: &[u8]) {
+    /// Answers one request with these bytes and hangs up; returns the request's head.
+    pub(crate) async fn answer(&self, bytes: &[u8]) -> String {
         let mut stream = self.stream().await;
-        read_head(&mut stream).await;
+        let head = read_head(&mut stream).await;
         stream.write_all(bytes).await.unwrap();
+        head
     }
 
     /// Upgrades one connection.

@@ -177,7 +177,7 @@ async fn what_is_no_gateway_learns_nothing() {
 async fn other_servers_are_named() {
     let (server, endpoint) = StandIn::tcp().await;
     let options = options();
-    let (client, ()) = join!(
+    let (client, _) = join!(
         Client::connect(&endpoint, &options),
         server.answer(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
     );
@@ -186,7 +186,7 @@ async fn other_servers_are_named() {
         error,
         ConnectError::Dial(DialError::Response(ResponseError::Status(403)))
     ));
-    let (client, ()) = join!(
+    let (client, _) = join!(
         Client::connect(&endpoint, &options),
         server.answer(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
     );

@@ -1,7 +1,7 @@
 //! From the tree to settings, once: parse, don't validate.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -163,6 +163,8 @@ pub struct Settings {
     pub gateway: Gateway,
     pub exec: Exec,
     pub agent: Agent,
+    /// `nodeHost.browserProxy`: the DevTools endpoints that the node host may reach, by profile, if it is enabled.
+    pub browser: Option<BTreeMap<String, SocketAddr>>,
     /// `audit.sync: "always"`.
     pub audit_sync_always: bool,
     /// Only to be told apart from the Gateway's own: hooks are not served (H7).
@@ -215,6 +217,7 @@ impl Settings {
             gateway: gateway(reader, &resolver, &paths)?,
             exec: exec(reader)?,
             agent: agent(reader)?,
+            browser: browser(reader)?,
             // A form that is not known here cannot be compared; the section is not ours to judge.
             hooks_token: secret_ref::parse_input("hooks.token", tree.at("hooks.token"), &resolver)
                 .unwrap_or(SecretInput::Unset),
@@ -530,6 +533,39 @@ fn exec(reader: Reader<'_>) -> Result<Exec, ConfigError> {
         node: reader.text("tools.exec.node")?.map(str::to_owned),
         timeout: timeout.map(Duration::from_secs),
     })
+}
+
+/// Off unless it is switched on, and then for the profiles that are named: no list is none of them. An endpoint that is
+/// not on loopback would be another machine's browser, reached in the clear.
+fn browser(reader: Reader<'_>) -> Result<Option<BTreeMap<String, SocketAddr>>, ConfigError> {
+    if reader.flag("nodeHost.browserProxy.enabled")? != Some(true) {
+        return Ok(None);
+    }
+    let names = reader.texts("nodeHost.browserProxy.allowProfiles")?;
+    let endpoint = |name: String| {
+        let setting = format!("browser.profiles.{name}.cdpUrl");
+        let port = reader.port(&format!("browser.profiles.{name}.cdpPort"))?;
+        let address = match (reader.text(&setting)?, port) {
+            (None, Some(port)) => Some(SocketAddr::from(([127, 0, 0, 1], port))),
+            (Some(url), None) => url
+                .strip_prefix("http://")
+                .and_then(|url| url.trim_end_matches('/').parse::<SocketAddr>().ok())
+                .filter(|address| address.ip().is_loopback() && address.port() != 0),
+            _ => None,
+        };
+        let address = address.ok_or_else(|| ConfigError::BadValue {
+            setting,
+            got: "nothing that nodeHost.browserProxy may reach".to_owned(),
+            want: "http://127.0.0.1:PORT, or cdpPort in its place".to_owned(),
+        })?;
+        Ok((name, address))
+    };
+    names
+        .unwrap_or_default()
+        .into_iter()
+        .map(endpoint)
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 fn agent(reader: Reader<'_>) -> Result<Agent, ConfigError> {

@@ -8,7 +8,13 @@ use super::error::ConfigError;
 use super::tree::Tree;
 
 /// Sections in which a typo must not pass silently.
-const STRICT: [&str; 4] = ["audit", "gateway", "secrets", "tools.exec"];
+const STRICT: [&str; 5] = [
+    "audit",
+    "gateway",
+    "nodeHost.browserProxy",
+    "secrets",
+    "tools.exec",
+];
 
 /// Distance up to which another key counts as a likely spelling.
 const TYPO_DISTANCE_MAX: usize = 3;
@@ -132,6 +138,8 @@ const SETTINGS: &[(&str, Use)] = &[
     ("gateway.cliAgents", Ignored),
     ("gateway.portals", Ignored),
     ("gateway.publicOrigin", Ignored),
+    ("nodeHost.browserProxy.enabled", Served),
+    ("nodeHost.browserProxy.allowProfiles", Served),
     ("secrets.providers.*.source", Served),
     ("secrets.providers.*.allowlist", Served),
     ("secrets.providers.*.path", Served),

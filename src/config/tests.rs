@@ -879,3 +879,56 @@ fn no_refusal_shows_a_secret() {
         assert!(!refusal.contains("hunter2"), "{refusal}");
     }
 }
+
+#[test]
+fn browser_control_is_off_unless_named_and_stays_on_loopback() {
+    let read = |inside: &str| {
+        let text = format!("{{{inside}}}");
+        settings(&text).map(|settings| settings.browser)
+    };
+    let profiles = "browser:{profiles:{a:{cdpPort:9222},b:{cdpUrl:'http://[::1]:9/'}}}";
+    for off in [
+        "",
+        "nodeHost:{browserProxy:{allowProfiles:['a']}}",
+        "nodeHost:{browserProxy:{enabled:false}}",
+    ] {
+        assert_eq!(read(off).unwrap(), None, "{off}");
+    }
+    let on = |names: &str| format!("nodeHost:{{browserProxy:{{enabled:true{names}}}}},{profiles}");
+    assert_eq!(read(&on("")).unwrap(), Some([].into()));
+    assert_eq!(read(&on(",allowProfiles:[]")).unwrap(), Some([].into()));
+    let both = read(&on(",allowProfiles:['b','a']")).unwrap().unwrap();
+    let found: Vec<_> = both
+        .iter()
+        .map(|(name, at)| format!("{name} {at}"))
+        .collect();
+    assert_eq!(found, ["a 127.0.0.1:9222", "b [::1]:9"]);
+    for (profile, names) in [
+        ("{}", "a"),
+        ("{cdpPort:1,cdpUrl:'http://127.0.0.1:1'}", "a"),
+        ("{cdpUrl:'http://10.0.0.42:9222'}", "a"),
+        ("{cdpUrl:'http://0.0.0.0:9222'}", "a"),
+        ("{cdpUrl:'http://localhost:9222'}", "a"),
+        ("{cdpUrl:'http://127.0.0.1'}", "a"),
+        ("{cdpUrl:'http://127.0.0.1:0'}", "a"),
+        ("{cdpUrl:'https://127.0.0.1:9222'}", "a"),
+        ("{cdpUrl:'http://127.0.0.1:9222/x'}", "a"),
+        ("{cdpUrl:'http://127.0.0.1:9222@10.0.0.1:1'}", "a"),
+        ("{cdpPort:1}", "other"),
+    ] {
+        let text = format!(
+            "nodeHost:{{browserProxy:{{enabled:true,allowProfiles:['{names}']}}}},browser:{{profiles:{{a:{profile}}}}}"
+        );
+        let error = read(&text).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("browser.profiles.{names}.cdpUrl")),
+            "{profile}: {error}"
+        );
+    }
+    let typo = read("nodeHost:{browserProxy:{enabled:true,allowProfile:['a']}}");
+    assert!(
+        typo.unwrap_err()
+            .to_string()
+            .contains("nodeHost.browserProxy.allowProfiles")
+    );
+}

@@ -18,5 +18,5 @@ pub mod ws_io;
 
 pub use bind::{Bind, BindError, Doors, ProxyDoor};
 pub use fingerprint::Fingerprint;
-pub use tailnet::{Tailnet, TailnetError};
+pub use tailnet::{Tailnet, TailnetError, http_answer};
 pub use ws_io::{WsIo, WsIoError};

@@ -2,9 +2,10 @@
 //!
 //! In: a command's name and its parameters as JSON text. Out: the result as JSON text, or the node's error.
 //! Attacker controls: both, if the Gateway is not what it should be; the mode here holds whatever the Gateway says.
-//! Bounds: `EXEC_*` of `base::limits`: commands at once, output, arguments, environment, names.
+//! Bounds: `EXEC_*` and `BROWSER_*` of `base::limits`: commands at once, output, arguments, environment, names.
 //! Errors: `NodeError`, in the reference's codes and words. A command that ran and failed is a result, not an error.
 
+pub mod browser;
 pub mod connect;
 pub mod execute;
 mod policy;
@@ -21,7 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::base::limits::EXEC_RUNS_MAX;
 use crate::exec::{self, Mode};
 
-/// The commands that `handle` knows, for the node's declaration.
+/// The commands of every node host, for its declaration.
 pub const COMMANDS: &[&str] = &[
     "system.execApprovals.get",
     "system.execApprovals.set",
@@ -40,6 +41,8 @@ pub struct Settings {
     pub cwd: PathBuf,
     /// The environment that commands inherit, before `exec::env` takes out what they must not see.
     pub env: Vec<(OsString, OsString)>,
+    /// The browsers that `browser.proxy` reaches; without it that command is not declared.
+    pub browser: Option<browser::Profiles>,
 }
 
 impl Settings {
@@ -50,6 +53,7 @@ impl Settings {
             policy_path: None,
             cwd: std::env::current_dir()?,
             env: std::env::vars_os().collect(),
+            browser: None,
         })
     }
 }
@@ -65,6 +69,7 @@ pub struct Host {
     env: Vec<(OsString, OsString)>,
     path: OsString,
     slots: Arc<Semaphore>,
+    browser: Option<browser::Profiles>,
     /// The commands that it serves, of those that it knows.
     offered: Vec<&'static str>,
 }
@@ -78,6 +83,8 @@ impl Host {
             .filter(|(name, _)| name.to_str().is_some_and(exec::env::is_inherited))
             .collect();
         let path = env.iter().find(|(name, _)| name == "PATH");
+        let mut offered = COMMANDS.to_vec();
+        offered.extend(settings.browser.as_ref().map(|_| browser::COMMAND));
         Self {
             mode: settings.mode,
             policy_path: settings.policy_path,
@@ -86,13 +93,14 @@ impl Host {
             path: path.map_or_else(|| which::PATH_DEFAULT.into(), |(_, path)| path.clone()),
             env,
             slots: Arc::new(Semaphore::new(EXEC_RUNS_MAX)),
-            offered: COMMANDS.to_vec(),
+            browser: settings.browser,
+            offered,
         }
     }
 
     /// The same with no more than these commands; the error is one that it does not know.
     pub fn offering(mut self, commands: &[String]) -> Result<Self, String> {
-        let known = |name: &String| COMMANDS.iter().find(|known| *known == name).copied();
+        let known = |name: &String| self.offered.iter().find(|known| *known == name).copied();
         self.offered = commands
             .iter()
             .map(|name| known(name).ok_or_else(|| name.clone()))
@@ -205,6 +213,7 @@ pub async fn handle(
     let params_json = params_json
         .ok_or_else(|| NodeError::invalid("Error: INVALID_REQUEST: paramsJSON required"))?;
     match command {
+        browser::COMMAND => browser::proxy(params_json, &context.host).await,
         "system.execApprovals.get" => policy::get(params_json, &context.host).await,
         "system.execApprovals.set" => policy::set(params_json, &context.host).await,
         "system.run" => execute::run(params_json, context).await,

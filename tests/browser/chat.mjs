@@ -9,9 +9,15 @@ import net from "node:net";
 import os from "node:os";
 import { join } from "node:path";
 
+import { proxySuite } from "./proxy.mjs";
+
 const STEP_MS = 10_000;
 const START_MS = 20_000;
-const ALL_MS = 120_000;
+const ALL_MS = 240_000;
+const CHROMIUM_ARGS = [
+  "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+];
 
 const { chromium } = createRequire(join(process.env.BROWSER_PACKAGES, "package.json"))("playwright-core");
 const portcullis = process.env.PORTCULLIS_BIN;
@@ -178,10 +184,7 @@ async function suite() {
   browser = await chromium.launch({
     executablePath: process.env.PORTCULLIS_CHROMIUM,
     env,
-    args: [
-      "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-      "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-    ],
+    args: CHROMIUM_ARGS,
   });
   const first = await visitor("first");
   const { page } = first;
@@ -405,6 +408,9 @@ setTimeout(() => {
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => end(2));
 try {
   await suite();
+  await proxySuite({
+    test, check, start, until, listen, freePort, work, env, chromiumArgs: CHROMIUM_ARGS, startMs: START_MS,
+  });
 } catch (error) {
   failed += 1;
   console.log(`FAIL the suite could not go on\n     ${error.stack}`);

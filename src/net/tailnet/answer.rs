@@ -16,8 +16,8 @@ use crate::rpc::scan::scan;
 /// Header lines that an answer may have. The real daemon sends eight.
 const HEADERS_MAX: usize = 32;
 
-/// The status and the whole body of an answer after which the connection ended. One whose body has no announced end
-/// (RFC 9112 §6.3) might be cut off, so it is none.
+/// The status and the whole body of an answer, and nothing behind it. One whose body has no announced end (RFC 9112
+/// §6.3) might be cut off, so it is none.
 pub fn http(bytes: &[u8]) -> Option<(u16, Vec<u8>)> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Response::new(&mut headers);

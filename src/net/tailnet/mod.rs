@@ -7,6 +7,8 @@
 //! Bounds: `limits::TAILNET_*`. Errors: `TailnetError`; for admission each of them is `Whois::Failed`.
 
 pub mod answer;
+
+pub use answer::http as http_answer;
 #[cfg(test)]
 pub(crate) mod stand_in;
 #[cfg(test)]
