@@ -1,5 +1,6 @@
 //! Results and progress from nodes, in any order and with any claim, against the table of invocations: only the session
-//! that was asked settles one, once; what ended is late once and for its own node; nobody settles another node's.
+//! that was asked settles one, once; what ended is late once and for its own node; nobody settles another node's. Progress
+//! counts from 0, each piece once, from the session that was asked and before the end.
 //!
 //! The input is lines. `ask N C ID` puts an invocation to node N over connection C; `end ID` is its deadline; `gone C` the
 //! end of a connection; `from N C {…}` a request frame as a node's connection sends it.
@@ -9,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use libfuzzer_sys::fuzz_target;
 use portcullis::base::{ConnId, DeviceId};
-use portcullis::nodes::{Invokes, Keyed, Pending, Settled};
+use portcullis::nodes::{Invokes, Keyed, Pending, Progressed, Settled};
 use portcullis::rpc::types::node::{NodeInvokeProgressParams, NodeInvokeResultParams};
 use portcullis::rpc::{self, Frame};
 
@@ -24,6 +25,8 @@ fn conn(number: u8) -> ConnId {
 #[derive(Default)]
 struct Model {
     pending: HashMap<String, (DeviceId, ConnId)>,
+    /// How many pieces of progress were taken.
+    told: HashMap<String, u64>,
     ended: HashMap<String, DeviceId>,
     asked: HashSet<String>,
 }
@@ -40,9 +43,21 @@ fn report(
     };
     let Some(params) = request.params else { return };
     if let Ok(progress) = serde_json::from_str::<NodeInvokeProgressParams>(params.get()) {
-        let owned = invokes.owned_by(&progress.invoke_id, over).is_some();
         let asked = model.pending.get(&progress.invoke_id);
-        assert_eq!(owned, asked.is_some_and(|(_, conn)| conn == over));
+        let owned = asked.is_some_and(|(_, conn)| conn == over);
+        let told = model.told.entry(progress.invoke_id.clone()).or_default();
+        match invokes.progress(&progress.invoke_id, over, progress.seq) {
+            Progressed::Next(()) => {
+                assert!(owned);
+                assert_eq!(progress.seq, *told);
+                *told += 1;
+            }
+            Progressed::OutOfOrder { expected } => {
+                assert!(owned && progress.seq != expected);
+                assert_eq!(expected, *told);
+            }
+            Progressed::Ignored => assert!(!owned),
+        }
         return;
     }
     let Ok(result) = serde_json::from_str::<NodeInvokeResultParams>(params.get()) else {
@@ -107,6 +122,7 @@ fuzz_target!(|text: &str| {
                     node,
                     conn,
                     command: "system.run".to_owned(),
+                    next_seq: 0,
                     waiter: (),
                 });
             }

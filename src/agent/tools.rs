@@ -208,8 +208,8 @@ struct UpdatesState {
 }
 
 impl Updates {
-    /// Shows a piece of output.
-    pub fn output(&self, chunk: &str) {
+    /// Shows a piece of output; false if it was not shown in full.
+    pub fn output(&self, chunk: &str) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let room = limits::TOOL_UPDATES_BYTES_MAX.saturating_sub(state.bytes_total);
         let fits = render::head(chunk, room);
@@ -219,12 +219,10 @@ impl Updates {
         } else {
             state.bytes_total + fits.len()
         };
-        if fits.is_empty() {
-            return;
-        }
         state.text.push_str(fits);
         drop(state);
         self.1.notify_one();
+        fits.len() == chunk.len()
     }
 
     /// Waits for output and takes all there is. Cancel-safe: nothing is taken before it returns.

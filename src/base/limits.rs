@@ -14,6 +14,8 @@ pub const MESSAGE_BYTES_MAX: usize = 25 * MIB;
 /// What one connection's outbox may hold, in bytes; told to the client as `policy.maxBufferedBytes`.
 /// A peer that reads slower than this is cut off.
 pub const OUTBOX_BYTES_MAX: usize = 50 * MIB;
+/// What may wait in an outbox, in bytes, before frames that may be missing (the progress of an invoke) are dropped.
+pub const OUTBOX_OFFERED_BYTES_MAX: usize = MIB;
 /// Frames of one WebSocket message; 64 bytes a frame still carry 8 MiB.
 pub const FRAGMENTS_MAX: u32 = 128 * 1024;
 /// Frames of one WebSocket message that carry nothing: they cost us time and never fill the message's size.
@@ -184,7 +186,7 @@ pub const NODE_COMMANDS_MAX: usize = 256;
 /// The payload of an event that a node reports by itself, in bytes.
 pub const NODE_EVENT_BYTES_MAX: usize = 256 * KIB;
 /// Events and pieces of progress that one session of a node may report within `NODE_EVENTS_WINDOW`. The official node
-/// reports two for each command.
+/// reports two for each command; ours, of a command that prints all the time, soon no more than one a second.
 pub const NODE_EVENTS_MAX: u32 = 1200;
 /// The same in bytes.
 pub const NODE_EVENTS_BYTES_MAX: usize = 16 * MIB;

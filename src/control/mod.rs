@@ -22,6 +22,7 @@ use crate::auth::scope::{Role, Scope};
 use crate::hub::{Caller, Hub};
 use crate::net::tls::ServerTls;
 use crate::rpc::types::connect::{Features, SessionDefaults, Snapshot};
+use crate::rpc::types::node::NodeProgressEvent;
 use crate::rpc::{ErrorShape, Method, Request, encode};
 
 /// What the Gateway calls itself on the wire.
@@ -41,6 +42,7 @@ const EVENTS: &[&str] = &[
     "node.invoke.request",
     "node.pair.requested",
     "node.pair.resolved",
+    NodeProgressEvent::NAME,
     "presence",
     "shutdown",
     "tick",

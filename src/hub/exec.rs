@@ -1,12 +1,13 @@
 //! Running a command line on a node: prepared there, approved here, executed as prepared.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Caller, Hub, Invoke, Timing};
+use super::{Caller, Hub, Invoke, Listener, Timing};
 use crate::audit::{self, Actor, Digest};
 use crate::auth::scope::Scope;
 use crate::base::{DeviceId, Refusal, ids::uuid_v4, limits};
@@ -45,6 +46,8 @@ pub struct ExecRequest {
     pub typed: bool,
     /// As the audit log names the turn.
     pub actor: Actor,
+    /// Who hears what the command prints while it runs.
+    pub listener: Option<Arc<Listener>>,
 }
 
 /// What came of it, in the node's words.
@@ -205,6 +208,7 @@ impl Hub {
                 approval: decision.map(|_| run_id),
                 caller: request.caller,
                 actor: request.actor,
+                listener: request.listener,
             })
             .await;
         let output = read::<RunOutput>(&invoked.result?)?;
@@ -411,6 +415,7 @@ impl Hub {
             approval: None,
             caller: caller.clone(),
             actor: caller.actor.clone(),
+            listener: None,
         }
     }
 }

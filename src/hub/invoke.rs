@@ -1,5 +1,7 @@
 //! One command on one node: decided, recorded, sent, awaited.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
@@ -12,7 +14,7 @@ use crate::auth::permission;
 use crate::auth::scope::Scope;
 use crate::base::{ConnId, DeviceId, Refusal, ids::uuid_v4, limits};
 use crate::machine;
-use crate::nodes::{self, CommandPolicy, Dispatched, Keyed, Pending, Refused, Settled};
+use crate::nodes::{self, CommandPolicy, Dispatched, Keyed, Pending, Progressed, Refused, Settled};
 use crate::rpc::types::node::{
     NodeInvokeCancelEvent, NodeInvokeProgressParams, NodeInvokeRequestEvent,
 };
@@ -36,6 +38,39 @@ pub struct Invoke {
     pub caller: Caller,
     /// As the audit log names the caller, or its turn.
     pub actor: Actor,
+    /// Who hears what the command prints while it runs, if anybody does.
+    pub listener: Option<Arc<Listener>>,
+}
+
+/// Hears an invocation's pieces of progress, each with its number and in order.
+pub struct Listener {
+    /// Must not wait. What it has no room for it drops, and says `false`: the result is whole anyway.
+    take: Box<dyn Fn(u64, &str) -> bool + Send + Sync>,
+    dropped: AtomicU64,
+}
+
+impl Listener {
+    pub fn new(take: impl Fn(u64, &str) -> bool + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            take: Box::new(take),
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    fn hear(&self, seq: u64, chunk: &str) {
+        if !(self.take)(seq, chunk) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let dropped = *self.dropped.get_mut();
+        if dropped > 0 {
+            tracing::info!(dropped, "pieces of progress were dropped for a slow reader");
+        }
+    }
 }
 
 /// What a node answered.
@@ -129,6 +164,7 @@ pub(super) type Answer = Result<NodeResult, Refused>;
 pub(super) struct Waiter {
     pub(super) tell: oneshot::Sender<Answer>,
     asked_at: Instant,
+    listener: Option<Arc<Listener>>,
 }
 
 /// What became of a node's result.
@@ -283,6 +319,8 @@ impl Hub {
             params_json: invoke.params_json.clone(),
             timeout_ms: Some(timeout_ms.saturating_sub(spent_ms).max(1)),
             idempotency_key: Some(invoke.idempotency_key.clone()),
+            // The protocol's schema knows no such field, so only a node that is ours gets it.
+            progress: invoke.listener.is_some() && inner.registry.is_ours(&invoke.node),
         };
         let frame = encode::event("node.invoke.request", &request, None, None);
         let (tell, answer) = oneshot::channel();
@@ -292,7 +330,12 @@ impl Hub {
             conn,
             command: invoke.command.clone(),
             keyed,
-            waiter: Waiter { tell, asked_at },
+            next_seq: 0,
+            waiter: Waiter {
+                tell,
+                asked_at,
+                listener: invoke.listener.clone(),
+            },
         });
         inner.registry.hit(&invoke.node, &invoke.command);
         outbox.send_recorded(frame, &receipt);
@@ -415,7 +458,7 @@ impl Hub {
         }
     }
 
-    /// Progress of an invocation. Only duplex commands report any, and none is served, so it is only acknowledged.
+    /// Progress of an invocation, for whoever listens. Only the session that was asked may report any, in order.
     pub fn node_progress(&self, sender: &Caller, given: &NodeInvokeProgressParams) -> ResultTaken {
         if sender
             .device
@@ -424,10 +467,20 @@ impl Hub {
         {
             return ResultTaken::NodeMismatch;
         }
-        match self.lock().invokes.owned_by(&given.invoke_id, &sender.conn) {
-            Some(_) => ResultTaken::Accepted,
-            None => ResultTaken::Ignored,
+        let (id, seq) = (given.invoke_id.as_str(), given.seq);
+        let listener = match self.lock().invokes.progress(id, &sender.conn, seq) {
+            Progressed::Next(waiter) => waiter.listener.clone(),
+            Progressed::OutOfOrder { expected } => {
+                tracing::debug!(invoke = id, seq, expected, "progress out of order");
+                return ResultTaken::Ignored;
+            }
+            Progressed::Ignored => return ResultTaken::Ignored,
+        };
+        // Outside the lock. One session's frames are taken one after the other, so this keeps their order.
+        if let Some(listener) = listener {
+            listener.hear(seq, &given.chunk);
         }
+        ResultTaken::Accepted
     }
 
     pub(super) fn record_refusal(

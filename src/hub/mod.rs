@@ -30,7 +30,7 @@ pub use approvals::{Asked, Outcome};
 pub use connections::Audience;
 pub use devices::{Granted, Issued, LinkRefused};
 pub use exec::{Checked, ExecRequest, Executed, RunOutput};
-pub use invoke::{Invoke, Invoked, NodeResult, ResultTaken, Timing};
+pub use invoke::{Invoke, Invoked, Listener, NodeResult, ResultTaken, Timing};
 pub use nodes::NodeView;
 pub use outbox::{Farewell, Outbox, OutboxReader, Taken};
 pub use sessions::{Caller, NodeDeclaration, SessionFacts};

@@ -64,6 +64,20 @@ impl Outbox {
         self.0.ready.notify_one();
     }
 
+    /// Queues a frame that may be missing, if little waits before it; false if it was dropped. It never ends a session.
+    pub fn offer(&self, frame: String) -> bool {
+        let mut queue = self.0.queue();
+        let fits = queue.bytes.saturating_add(frame.len()) <= limits::OUTBOX_OFFERED_BYTES_MAX;
+        if queue.farewell.is_some() || !fits {
+            return false;
+        }
+        queue.bytes += frame.len();
+        queue.frames.push_back(frame);
+        drop(queue);
+        self.0.ready.notify_one();
+        true
+    }
+
     /// Queues a frame that has an effect on a node. The receipt shows that it is on record.
     pub fn send_recorded(&self, frame: String, _receipt: &Receipt) {
         self.send(frame);
@@ -162,6 +176,21 @@ mod tests {
         outbox.close(4001, "device removed");
         assert!(outbox.is_closing());
         assert_eq!(reader.farewell().await.code, 4001);
+    }
+
+    #[tokio::test]
+    async fn w7_what_may_be_missing_is_dropped_before_it_costs_the_session() {
+        let outbox = Outbox::default();
+        let reader = outbox.reader();
+        let frame = "x".repeat(limits::OUTBOX_OFFERED_BYTES_MAX / 2);
+        let taken: Vec<bool> = (0..1000).map(|_| outbox.offer(frame.clone())).collect();
+        assert_eq!(taken.iter().filter(|taken| **taken).count(), 2);
+        outbox.send("answer".to_owned());
+        let Taken::Frames(frames) = reader.take().await else {
+            panic!("it was ended");
+        };
+        assert_eq!((frames.len(), frames[2].as_str()), (3, "answer"));
+        assert!(outbox.offer(frame));
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use crate::machine;
 use crate::nodes::{self, NodeSession, PathOf, Refused};
 use crate::pairing::{Approver, SurfaceFacts};
 use crate::rpc::types::connect::ClientInfo;
+use crate::rpc::types::node::NodeProgressEvent;
 use crate::rpc::types::presence::{PresenceEntry, StateVersion};
 
 /// Who calls, as every handler needs to know. Made only from an `Admitted`.
@@ -33,6 +34,8 @@ pub struct Caller {
     pub shows_approvals: bool,
     /// The path that it came by, if that is a public one.
     pub(super) public_path: Option<String>,
+    /// The client wants to hear what its invokes print while they run (the event's name among its capabilities).
+    pub hears_progress: bool,
     pub outbox: Outbox,
 }
 
@@ -132,6 +135,11 @@ impl Hub {
                 .iter()
                 .any(|cap| cap == "approvals" || cap == "exec-approvals"),
             public_path: facts.public.then(|| facts.path.clone()),
+            hears_progress: facts
+                .node
+                .caps
+                .iter()
+                .any(|cap| cap == NodeProgressEvent::NAME),
             outbox: outbox.clone(),
         };
         let event = audit::Event::Admitted {

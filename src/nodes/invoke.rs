@@ -23,6 +23,8 @@ pub struct Pending<W> {
     pub command: String,
     /// Under which key its outcome is kept, if its caller can ask for it again.
     pub keyed: Option<Keyed>,
+    /// The number of the next piece of progress.
+    pub next_seq: u64,
     /// Whoever waits: the shell's own handle.
     pub waiter: W,
 }
@@ -47,6 +49,17 @@ pub enum Settled<W> {
     /// It came from the right node after the deadline, a cancel, a disconnect or a restart: recorded, acknowledged as
     /// ignored. It may come over another session than the one that was asked: nobody waits for it any more.
     Late(Ended),
+}
+
+/// What a piece of progress from a node's session means.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Progressed<'a, W> {
+    /// The next one, from the session that was asked.
+    Next(&'a W),
+    /// A repeat, or one after a gap. Nothing changed.
+    OutOfOrder { expected: u64 },
+    /// The id belongs to another session or to nobody, or its invocation has ended.
+    Ignored,
 }
 
 /// The table of invocations under way, bounded. Whoever waits keeps its deadline and abandons it then.
@@ -81,9 +94,19 @@ impl<W> Invokes<W> {
         self.pending.insert(pending.id.clone(), pending);
     }
 
-    /// The invocation, if `conn` is the session that must answer it.
-    pub fn owned_by(&self, id: &str, conn: &ConnId) -> Option<&Pending<W>> {
-        self.pending.get(id).filter(|pending| pending.conn == *conn)
+    /// The piece of progress `seq` arrived over `conn`. Pieces count from 0, each once and in order.
+    pub fn progress(&mut self, id: &str, conn: &ConnId, seq: u64) -> Progressed<'_, W> {
+        match self.pending.get_mut(id) {
+            Some(pending) if pending.conn != *conn => Progressed::Ignored,
+            Some(pending) if pending.next_seq == seq => {
+                pending.next_seq = pending.next_seq.saturating_add(1);
+                Progressed::Next(&pending.waiter)
+            }
+            Some(pending) => Progressed::OutOfOrder {
+                expected: pending.next_seq,
+            },
+            None => Progressed::Ignored,
+        }
     }
 
     /// A result arrived over `conn`, the session of `sender`, and claims to speak for `claimed`.
@@ -180,6 +203,7 @@ mod tests {
             conn: conn(1),
             command: "system.which".to_owned(),
             keyed: None,
+            next_seq: 0,
             waiter: (),
         }
     }
@@ -214,6 +238,22 @@ mod tests {
             invokes.settle("a", node_1.as_str(), &node_1, &conn(1)),
             Settled::Ignored
         ));
+    }
+
+    #[test]
+    fn n4_progress_counts_from_its_owner_in_order_and_before_the_end() {
+        let mut invokes = Invokes::default();
+        invokes.begin(pending("a"));
+        assert_eq!(invokes.progress("a", &conn(2), 0), Progressed::Ignored);
+        assert_eq!(invokes.progress("b", &conn(1), 0), Progressed::Ignored);
+        assert_eq!(invokes.progress("a", &conn(1), 0), Progressed::Next(&()));
+        for seq in [0, 2, u64::MAX] {
+            let refused = Progressed::OutOfOrder { expected: 1 };
+            assert_eq!(invokes.progress("a", &conn(1), seq), refused);
+        }
+        assert_eq!(invokes.progress("a", &conn(1), 1), Progressed::Next(&()));
+        invokes.settle("a", node(1).as_str(), &node(1), &conn(1));
+        assert_eq!(invokes.progress("a", &conn(1), 2), Progressed::Ignored);
     }
 
     #[test]

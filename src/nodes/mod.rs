@@ -12,7 +12,7 @@ mod refused;
 mod registry;
 
 pub use explain::{CommandReport, Explanation, Finding, NodeReport, Report, Verdict, layers};
-pub use invoke::{Ended, Invokes, Keyed, Pending, Settled};
+pub use invoke::{Ended, Invokes, Keyed, Pending, Progressed, Settled};
 pub use policy::{
     ApprovalState, CommandPolicy, DeniedBy, Layer, PathOf, Surface, check_path, decide, exec_gate,
     is_browser, is_reserved, judge, platform_defaults,

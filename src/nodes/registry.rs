@@ -212,6 +212,12 @@ impl Registry {
         }
     }
 
+    /// A node has said `portcullis.host`, as only our own node host does.
+    pub fn is_ours(&self, node: &DeviceId) -> bool {
+        let record = self.records.get(node);
+        record.is_some_and(|record| record.host.is_some())
+    }
+
     /// A command was dispatched to a node.
     pub fn hit(&mut self, node: &DeviceId, command: &str) {
         let Some(record) = self.records.get_mut(node) else {

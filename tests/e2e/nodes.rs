@@ -12,6 +12,9 @@ const RUN: [&str; 3] = ["system.run", "system.run.prepare", "system.which"];
 const PENDING: &str =
     "node command not allowed: the node's declared command surface is pending approval";
 
+/// The event with what a command prints, and the capability by which a client asks for it.
+pub(crate) const PROGRESS: &str = "portcullis.node.invoke.progress";
+
 /// A scripted node: one device, and its present connection.
 pub(crate) struct Node {
     pub(crate) device: Device,
@@ -588,6 +591,98 @@ fn n11_events_of_nodes_are_bounded_and_speak_for_no_other_agent() {
     assert!((100..=110).contains(&refused), "{refused}");
     node.report(&request, "{}");
     operator.answer(&id).unwrap();
+}
+
+#[test]
+fn n4_progress_is_taken_from_the_node_that_was_asked_once_and_in_order() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::open(&gateway);
+    operator
+        .connect(&Connect::cli().with("caps", json!([PROGRESS])))
+        .unwrap();
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let mut other = Node::approved(&gateway, &mut operator, &["system.which"]);
+
+    // A node that is not ours is not asked, for it might not know the word.
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    let request = node.taken();
+    assert!(request.get("progress").is_none(), "{request}");
+    node.report(&request, "{}");
+    operator.answer(&id).unwrap();
+
+    let ours = json!({"event": "portcullis.host", "payloadJSON": "{}"});
+    node.peer.call("node.event", &ours).unwrap();
+    let asked = json!({"nodeId": node.id(), "command": "system.which", "idempotencyKey": "k"});
+    let id = operator.request("node.invoke", &asked);
+    let request = node.taken();
+    assert_eq!(request["progress"], true);
+    let own = node.id().to_owned();
+    let tell = |by: &mut Node, claims: &str, seq: u64| {
+        let piece = json!({"invokeId": request["id"], "nodeId": claims, "seq": seq, "chunk": format!("{seq};")});
+        by.peer.call("node.invoke.progress", &piece)
+    };
+    let (taken, ignored) = (json!({"ok": true}), json!({"ok": true, "ignored": true}));
+    assert_eq!(tell(&mut node, &own, 1).unwrap(), ignored, "a gap");
+    assert_eq!(tell(&mut node, &own, 0).unwrap(), taken);
+    assert_eq!(tell(&mut node, &own, 0).unwrap(), ignored, "a repeat");
+    assert!(tell(&mut other, &own, 1).is_err(), "a foreign node");
+    let others = other.id().to_owned();
+    assert_eq!(tell(&mut other, &others, 1).unwrap(), ignored);
+    let mut older = node.again(&gateway);
+    std::mem::swap(&mut older, &mut node.peer);
+    assert_eq!(tell(&mut node, &own, 1).unwrap(), ignored, "a new session");
+    let heard = operator.event(PROGRESS);
+    assert_eq!((&heard["seq"], &heard["chunk"]), (&json!(0), &json!("0;")));
+    // The older session was closed, and its invoke with it.
+    assert!(operator.answer(&id).is_err());
+
+    let id = operator.request(
+        "node.invoke",
+        &json!({"nodeId": own, "command": "system.which", "idempotencyKey": "l"}),
+    );
+    let request = node.taken();
+    let piece =
+        |seq: u64| json!({"invokeId": request["id"], "nodeId": own, "seq": seq, "chunk": "x"});
+    for seq in 0..3 {
+        let answer = node.peer.call("node.invoke.progress", &piece(seq));
+        assert_eq!(answer.unwrap(), taken);
+    }
+    node.report(&request, "{}");
+    let late = node.peer.call("node.invoke.progress", &piece(3));
+    assert_eq!(late.unwrap(), ignored, "after the end");
+    operator.answer(&id).unwrap();
+    for seq in 0..3 {
+        assert_eq!(operator.event(PROGRESS)["seq"], seq);
+    }
+    assert!(!operator.has_heard(PROGRESS));
+}
+
+#[test]
+fn w7_progress_is_dropped_for_a_slow_reader_who_still_gets_its_answer() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::open(&gateway);
+    operator
+        .connect(&Connect::cli().with("caps", json!([PROGRESS])))
+        .unwrap();
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    let request = node.taken();
+    // More than the sockets and the outbox hold together, within what a node may report. Nobody reads meanwhile.
+    for seq in 0..1000_u64 {
+        let piece = json!({"invokeId": request["id"], "nodeId": node.id(), "seq": seq, "chunk": "x".repeat(16_000)});
+        let answer = node.peer.call("node.invoke.progress", &piece).unwrap();
+        assert_eq!(answer, json!({"ok": true}));
+    }
+    node.report(&request, "{}");
+    operator.answer(&id).unwrap();
+    let mut seen = 0;
+    let mut last = None;
+    while operator.has_heard(PROGRESS) {
+        let seq = operator.event(PROGRESS)["seq"].as_u64();
+        assert!(seq > last, "{seq:?} after {last:?}");
+        (last, seen) = (seq, seen + 1);
+    }
+    assert!((10..1000).contains(&seen), "{seen}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::agent::tools::{
 use crate::audit::Actor;
 use crate::auth::scope::Scope;
 use crate::base::{DeviceId, Refusal};
-use crate::hub::{Caller, ExecRequest, Hub};
+use crate::hub::{Caller, ExecRequest, Hub, Listener};
 use crate::nodes::Refused;
 
 pub(super) struct HubTools(Arc<Hub>);
@@ -72,7 +72,7 @@ impl Tools for HubTools {
         &'a self,
         requester: &'a Requester,
         call: ExecCall,
-        _updates: Updates,
+        updates: Updates,
     ) -> ToolFuture<'a, ExecOutcome> {
         Box::pin(async move {
             let caller = caller(requester)?;
@@ -93,6 +93,7 @@ impl Tools for HubTools {
                         call.context.session_key.as_str(),
                     ),
                     caller: caller.clone(),
+                    listener: Some(Listener::new(move |_, chunk| updates.output(chunk))),
                 })
                 .await
                 .map_err(|refused| refusal(&refused))?;

@@ -14,7 +14,7 @@ use super::params;
 use crate::agent::SessionKey;
 use crate::audit::Digest;
 use crate::base::{DeviceId, limits};
-use crate::hub::{Caller, Invoke, NodeResult, ResultTaken, once};
+use crate::hub::{Caller, Invoke, Listener, NodeResult, ResultTaken, once};
 use crate::machine;
 use crate::nodes::{Dispatched, HostFacts, Refused, Report};
 use crate::rpc::types::node::{
@@ -22,9 +22,10 @@ use crate::rpc::types::node::{
     NodeInvokeParams, NodeInvokeProgressParams, NodeInvokeResult, NodeInvokeResultAck,
     NodeInvokeResultParams, NodeList, NodePairApproved, NodePairDecideParams, NodePairRejected,
     NodePendingAckParams, NodePendingDrainParams, NodePendingDrained, NodePluginToolsParams,
-    NodePluginToolsResult, NodeRenameParams, NodeRenamed, NodeSkillsParams, NodeSkillsResult,
+    NodePluginToolsResult, NodeProgressEvent, NodeRenameParams, NodeRenamed, NodeSkillsParams,
+    NodeSkillsResult,
 };
-use crate::rpc::{ErrorShape, Method, Request};
+use crate::rpc::{ErrorShape, Method, Request, encode};
 
 /// What may wake a sleeping node, in the reference's words; another one counts as the first.
 const ALIVE_TRIGGERS: [&str; 6] = [
@@ -229,6 +230,7 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
                 approval: checked.approval,
                 actor: caller.actor.clone(),
                 caller: caller.clone(),
+                listener: listener(&caller, &asked),
             })
         };
         let invoked = hub.invoke_once(&caller, &asked, make).await;
@@ -243,6 +245,26 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
         });
         frame(&id, result.map_err(|refused| error_of(&refused)))
     }))
+}
+
+/// A caller that wants to hear its commands gets what they print as events before the answer.
+fn listener(caller: &Caller, asked: &once::Request) -> Option<Arc<Listener>> {
+    let (outbox, node_id, key) = (
+        caller.outbox.clone(),
+        asked.node.as_str().to_owned(),
+        asked.key.clone(),
+    );
+    caller.hears_progress.then(|| {
+        Listener::new(move |seq, chunk| {
+            let event = NodeProgressEvent {
+                node_id: node_id.clone(),
+                idempotency_key: key.clone(),
+                seq,
+                chunk: chunk.to_owned(),
+            };
+            outbox.offer(encode::event(NodeProgressEvent::NAME, &event, None, None))
+        })
+    })
 }
 
 /// A node's answer. What it claims is checked against the session that it came over.
@@ -284,7 +306,7 @@ fn bounded(text: &str, bytes_max: usize) -> String {
     text[..text.floor_char_boundary(bytes_max)].to_owned()
 }
 
-/// Only duplex commands report progress, and none is served: acknowledged, so that the node does not repeat it.
+/// What a command prints while it runs. What nobody waits for, or comes out of order, is acknowledged as ignored.
 pub(super) fn progress(
     control: &Control,
     caller: &Caller,

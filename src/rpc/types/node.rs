@@ -293,6 +293,9 @@ pub struct NodeInvokeRequestEvent {
     pub timeout_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// Ours, and only to nodes that are ours: somebody listens to what the command prints while it runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub progress: bool,
 }
 
 /// The `node.invoke.cancel` event, to one node, which sends nothing more for this call.
@@ -352,6 +355,22 @@ pub struct NodeInvokeProgressParams {
     pub node_id: String,
     pub seq: u64,
     pub chunk: String,
+}
+
+/// Ours: the event [`NodeProgressEvent::NAME`], to the caller of `node.invoke` whose `connect.caps` name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeProgressEvent {
+    pub node_id: String,
+    /// Of the call that it belongs to.
+    pub idempotency_key: String,
+    /// As the node counts, from 0; what was dropped for a slow reader is missing.
+    pub seq: u64,
+    pub chunk: String,
+}
+
+impl NodeProgressEvent {
+    pub const NAME: &str = "portcullis.node.invoke.progress";
 }
 
 // What a node reports by itself.
