@@ -8,6 +8,7 @@
 //! sent again. Commands go on while the connection is away; their results wait for the next one.
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -33,7 +34,8 @@ use crate::machine;
 use crate::nodes::HostFacts;
 use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL};
 use crate::rpc::types::node::{
-    NodeError, NodeInvokeCancelEvent, NodeInvokeRequestEvent, NodeInvokeResultParams,
+    NodeError, NodeInvokeCancelEvent, NodeInvokeProgressParams, NodeInvokeRequestEvent,
+    NodeInvokeResultAck, NodeInvokeResultParams,
 };
 
 /// Commands that are under way at once.
@@ -49,6 +51,9 @@ const STATS_INTERVAL: Duration = Duration::from_secs(60);
 /// A connection that lasted this long was a good one: the back-off starts over.
 const STABLE: Duration = Duration::from_secs(10);
 const RESULT_METHOD: &str = "node.invoke.result";
+const PROGRESS_METHOD: &str = "node.invoke.progress";
+/// Before a piece of progress is sent again that the Gateway had no room for.
+const PROGRESS_RETRY: Duration = Duration::from_secs(1);
 const CAPS: [&str; 1] = ["system"];
 
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -61,11 +66,13 @@ pub trait Commands: Send + Sync + 'static {
     /// Where they execute, for the operators.
     fn facts(&self) -> HostFacts;
 
-    /// Executes one command; the result as JSON text. Dropping the future ends what it started.
+    /// Executes one command; the result as JSON text. Dropping the future ends what it started. `progress`, if somebody
+    /// listens, takes what it prints while it runs.
     fn invoke(
         self: Arc<Self>,
         command: String,
         params_json: Option<String>,
+        progress: Option<mpsc::Sender<String>>,
     ) -> BoxFuture<Result<String, NodeError>>;
 }
 
@@ -405,7 +412,9 @@ impl NodeHost {
             self.seen.pop_front();
         }
         self.seen.push_back(request.id.clone());
-        let work = Arc::clone(&self.commands).invoke(request.command, request.params_json);
+        let (progress, pieces) = request.progress.then(|| mpsc::channel(1)).unzip();
+        let work =
+            Arc::clone(&self.commands).invoke(request.command, request.params_json, progress);
         // The Gateway's deadline is ours too: it cannot tell us to stop while the connection is away.
         let time = Duration::from_millis(
             request
@@ -414,7 +423,15 @@ impl NodeHost {
         );
         let finished = self.finished.clone();
         let (id, node_id) = (request.id.clone(), request.node_id);
+        let client = client.clone();
         let task = tokio::spawn(async move {
+            // What it prints is on its way before its result is: both go through the client's one queue.
+            let work = async {
+                tokio::select! {
+                    outcome = work => outcome,
+                    never = report_progress(&client, &id, &node_id, pieces) => match never {},
+                }
+            };
             // Dropped with its time over, the command ends.
             let outcome = tokio::time::timeout(time, work).await.unwrap_or_else(|_| {
                 Err(NodeError {
@@ -494,6 +511,7 @@ impl Commands for super::Host {
         self: Arc<Self>,
         command: String,
         params_json: Option<String>,
+        progress: Option<mpsc::Sender<String>>,
     ) -> BoxFuture<Result<String, NodeError>> {
         Box::pin(async move {
             // Dropping this future drops the canceller, which ends the command.
@@ -501,6 +519,7 @@ impl Commands for super::Host {
             let context = super::Context {
                 host: self,
                 cancelled,
+                progress,
             };
             super::handle(&command, params_json.as_deref(), &context)
                 .await
@@ -546,6 +565,40 @@ fn report(client: &Client, event: &'static str, payload: &impl Serialize) {
         // Nothing depends on it; the next session or minute brings the next one.
         let _ = client.call("node.event", &params, RESULT_TIMEOUT).await;
     });
+}
+
+/// Reports what a command prints, a piece after the one before was taken, until the Gateway wants no more of it.
+async fn report_progress(
+    client: &Client,
+    id: &str,
+    node_id: &str,
+    pieces: Option<mpsc::Receiver<String>>,
+) -> Infallible {
+    if let Some(mut pieces) = pieces {
+        let mut seq = 0;
+        while let Some(chunk) = pieces.recv().await {
+            let piece = NodeInvokeProgressParams {
+                invoke_id: id.to_owned(),
+                node_id: node_id.to_owned(),
+                seq,
+                chunk,
+            };
+            let answer = loop {
+                match client.call(PROGRESS_METHOD, &piece, RESULT_TIMEOUT).await {
+                    Err(CallError::Refused(error)) if error.retryable == Some(true) => {
+                        tokio::time::sleep(PROGRESS_RETRY).await;
+                    }
+                    answer => break answer,
+                }
+            };
+            let ack = answer.map(|ack| serde_json::from_str::<NodeInvokeResultAck>(ack.get()));
+            if !matches!(ack, Ok(Ok(NodeInvokeResultAck { ignored: None, .. }))) {
+                break;
+            }
+            seq += 1;
+        }
+    }
+    std::future::pending().await
 }
 
 fn random() -> u32 {

@@ -4,15 +4,17 @@
 //! parameters. Bounds: as `exec::plan`, `exec::env` and `process` say. Errors: `NodeError`; a program that cannot be
 //! started is a result with `error` and without `exitCode`, as in the reference.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc};
 
 use super::{Context, Host, NodeError, blocking, payload, prepare};
-use crate::base::limits::{EXEC_OUTPUT_BYTES_MAX, INVOKE_TIMEOUT_MS_MAX};
+use crate::base::limits::{EXEC_OUTPUT_BYTES_MAX, INVOKE_TIMEOUT_MS_MAX, NODE_PROGRESS_BYTES_MAX};
 use crate::exec::allowlist::Rule;
 use crate::exec::approvals_file::Policy;
 use crate::exec::env::{self, Overrides};
@@ -23,6 +25,9 @@ use crate::machine::process::{self, End, Spec};
 
 /// The exit code of a command whose time was up, as `timeout(1)` has it.
 const EXIT_TIMED_OUT: i32 = 124;
+/// Between two pieces of a command's output: at first, and after many.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(50);
+const PROGRESS_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Parameters of `system.run` and `system.run.prepare`. Fields that we do not know are passed over.
 #[derive(Deserialize)]
@@ -143,17 +148,26 @@ pub(super) async fn run(params_json: &str, context: &Context) -> Result<String, 
         Ok(spec) => spec,
         Err(why) => return payload(&RunResult::not_started(why)),
     };
-    let mut capture = Capture::new(EXEC_OUTPUT_BYTES_MAX);
+    let capture = Mutex::new(Capture::new(EXEC_OUTPUT_BYTES_MAX));
+    let printed = Notify::new();
     let mut cancelled = context.cancelled.clone();
     let ended = process::run(spec, cancelled.wait(), |stream, bytes| {
-        capture.push(stream, bytes);
+        locked(&capture).push(stream, bytes);
+        printed.notify_one();
         true
     });
-    let end = match ended.await {
+    let ended = tokio::select! {
+        ended = ended => ended,
+        never = report(&capture, &printed, context.progress.as_ref()) => match never {},
+    };
+    let end = match ended {
         Ok(end) => end,
         Err(error) => return payload(&RunResult::not_started(error.to_string())),
     };
-    let output = capture.finish();
+    let output = capture
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .finish();
     let (exit_code, error) = match end {
         End::Stopped => return Err(NodeError::cancelled()),
         End::TimedOut | End::Silent => (Some(EXIT_TIMED_OUT), None),
@@ -167,6 +181,37 @@ pub(super) async fn run(params_json: &str, context: &Context) -> Result<String, 
         stderr: output.stderr,
         error,
     })
+}
+
+fn locked(capture: &Mutex<Capture>) -> MutexGuard<'_, Capture> {
+    capture.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Hands on what is printed, for as long as it is polled: what comes within a pause, or before the last piece was taken,
+/// goes together. The pauses grow, so that a command that prints all day costs little.
+async fn report(
+    capture: &Mutex<Capture>,
+    printed: &Notify,
+    progress: Option<&mpsc::Sender<String>>,
+) -> Infallible {
+    let mut pause = PROGRESS_PAUSE;
+    if let Some(progress) = progress {
+        loop {
+            tokio::time::sleep(pause).await;
+            let Ok(place) = progress.reserve().await else {
+                break;
+            };
+            let piece = locked(capture).next_piece(NODE_PROGRESS_BYTES_MAX);
+            if piece.is_empty() {
+                drop(place);
+                printed.notified().await;
+            } else {
+                place.send(piece);
+                pause = (pause + PROGRESS_PAUSE / 8).min(PROGRESS_PAUSE_MAX);
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 fn ended_by_signal(status: std::process::ExitStatus) -> Option<String> {

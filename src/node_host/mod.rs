@@ -17,7 +17,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::base::limits::EXEC_RUNS_MAX;
 use crate::exec::{self, Mode};
@@ -138,6 +138,8 @@ impl Host {
 pub struct Context {
     pub host: Arc<Host>,
     pub cancelled: Cancelled,
+    /// Takes what a command prints while it runs, if somebody listens.
+    pub progress: Option<mpsc::Sender<String>>,
 }
 
 /// Ends an invocation, by `cancel` or by being dropped: an invocation that nobody waits for does not go on.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::base::limits::{
     EXEC_OPERAND_BYTES_MAX, EXEC_OPERANDS_MAX, EXEC_OUTPUT_BYTES_MAX, EXEC_WHICH_NAMES_MAX,
+    NODE_PROGRESS_BYTES_MAX,
 };
 
 struct Machine {
@@ -49,6 +50,7 @@ impl Machine {
         let context = Context {
             host: Arc::clone(&self.host),
             cancelled,
+            progress: None,
         };
         let payload = handle(command, Some(&params.to_string()), &context).await?;
         Ok(serde_json::from_str(&payload).unwrap())
@@ -103,6 +105,7 @@ async fn a_command_answers_as_recorded() {
     let context = Context {
         host: Arc::clone(&machine.host),
         cancelled,
+        progress: None,
     };
     let params = r#"{"command":["echo","hello"],"runId":"3a00038e-f275-4bfe-9cc6-96ab97730402"}"#;
     assert_eq!(
@@ -150,6 +153,78 @@ async fn a_gigabyte_of_output_costs_its_head() {
         1_073_741_824 - EXEC_OUTPUT_BYTES_MAX
     );
     assert!(stdout.ends_with(&note), "{}", &stdout[stdout.len() - 60..]);
+}
+
+/// A piece of a script that waits for a file.
+fn wait_for(path: &Path) -> String {
+    format!("until [ -e {} ]; do sleep 0.02; done", path.display())
+}
+
+#[tokio::test]
+async fn what_a_command_prints_is_told_before_it_ends() {
+    let machine = Machine::new(Mode::Full);
+    let (first, second) = (machine.path("first"), machine.path("second"));
+    let script = format!(
+        "printf 'one \\342\\202'; {}; printf '\\254\\n'; echo two >&2; {}",
+        wait_for(&first),
+        wait_for(&second)
+    );
+    let (progress, mut pieces) = mpsc::channel(1);
+    let (_canceller, cancelled) = cancellation();
+    let context = Context {
+        host: Arc::clone(&machine.host),
+        cancelled,
+        progress: Some(progress),
+    };
+    let params = json!({"command": ["sh", "-c", script]}).to_string();
+    let run = async { handle("system.run", Some(&params), &context).await.unwrap() };
+    let listen = async {
+        // The command waits for this to be heard.
+        assert_eq!(pieces.recv().await.unwrap(), "one ");
+        fs::write(&first, "").unwrap();
+        let mut told = String::new();
+        while told.len() < "\u{20ac}\ntwo\n".len() {
+            told.push_str(&pieces.recv().await.unwrap());
+        }
+        assert_eq!(told, "\u{20ac}\ntwo\n");
+        fs::write(&second, "").unwrap();
+    };
+    let (result, ()) = tokio::join!(run, listen);
+    let result: Value = serde_json::from_str(&result).unwrap();
+    assert_eq!(result["stdout"], "one \u{20ac}\n");
+    assert_eq!(result["stderr"], "two\n");
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_flood_is_bounded_and_holds_nothing_up() {
+    let machine = Machine::new(Mode::Full);
+    let (progress, mut pieces) = mpsc::channel(1);
+    let (_canceller, cancelled) = cancellation();
+    let context = Context {
+        host: Arc::clone(&machine.host),
+        cancelled,
+        progress: Some(progress),
+    };
+    let gate = machine.path("gate");
+    let script = format!("yes | head -c 10000000; {}", wait_for(&gate));
+    let flood = json!({"command": ["sh", "-c", script]}).to_string();
+    let run = handle("system.run", Some(&flood), &context);
+    let mut told = String::new();
+    let listen = async {
+        while told.len() < EXEC_OUTPUT_BYTES_MAX {
+            let piece = pieces.recv().await.unwrap();
+            assert!(piece.len() <= NODE_PROGRESS_BYTES_MAX);
+            told.push_str(&piece);
+        }
+        fs::write(&gate, "").unwrap();
+        pieces
+    };
+    let (result, mut pieces) = tokio::join!(run, listen);
+    let result: Value = serde_json::from_str(&result.unwrap()).unwrap();
+    assert!(result["stdout"].as_str().unwrap().starts_with(&told));
+    assert!(pieces.try_recv().is_err());
+    // Nobody takes anything, and the command ends all the same.
+    handle("system.run", Some(&flood), &context).await.unwrap();
 }
 
 #[tokio::test]
@@ -265,6 +340,7 @@ async fn cancelling_ends_the_group() {
         let context = Context {
             host: Arc::clone(&machine.host),
             cancelled,
+            progress: None,
         };
         let params = json!({"command": ["sh", "-c", "sleep 1000 & echo $! > child; echo $$ > leader; wait"]});
         let task =
@@ -292,6 +368,7 @@ async fn dropping_the_call_ends_the_group() {
     let context = Context {
         host: Arc::clone(&machine.host),
         cancelled,
+        progress: None,
     };
     let params = json!({"command": ["sh", "-c", "sleep 1000 & echo $! > child; wait"]});
     let task =
@@ -328,6 +405,7 @@ async fn malformed_requests_are_refused_in_the_references_words() {
     let context = Context {
         host: Arc::clone(&machine.host),
         cancelled,
+        progress: None,
     };
     let error = handle("camera.snap", Some("{}"), &context)
         .await

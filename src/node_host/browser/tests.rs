@@ -66,6 +66,7 @@ async fn invoke(host: &Arc<Host>, params: Value) -> Result<Value, NodeError> {
     let context = Context {
         host: Arc::clone(host),
         cancelled,
+        progress: None,
     };
     let payload = handle(COMMAND, Some(&params.to_string()), &context).await?;
     Ok(serde_json::from_str(&payload).unwrap())

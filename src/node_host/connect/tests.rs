@@ -42,12 +42,22 @@ impl Commands for Fake {
         self: Arc<Self>,
         command: String,
         params_json: Option<String>,
+        progress: Option<mpsc::Sender<String>>,
     ) -> BoxFuture<Result<String, NodeError>> {
         self.runs.lock().unwrap().push(command.clone());
         let guard = OnDrop(Arc::clone(&self.dropped));
         Box::pin(async move {
             match command.as_str() {
                 "echo" => Ok(params_json.unwrap_or_default()),
+                "print" => {
+                    if let Some(progress) = progress {
+                        for piece in ["one", "two", "three"] {
+                            let _ = progress.send(piece.to_owned()).await;
+                        }
+                    }
+                    self.go.notified().await;
+                    Ok("\"printed\"".to_owned())
+                }
                 "hold" => {
                     self.go.notified().await;
                     drop(guard);
@@ -200,6 +210,52 @@ async fn the_same_request_is_executed_once() {
     assert_eq!((first, bench.runs()), (second, 1));
     session.respond(&request, &json!({"ok": true})).await;
     session.respond(&again, &json!({"ok": true})).await;
+}
+
+/// Takes the next piece of progress and answers it.
+async fn next_piece(session: &mut Session, ack: &Value) -> Value {
+    let request = session.request_of("node.invoke.progress").await;
+    session.respond(&request, ack).await;
+    request["params"].clone()
+}
+
+#[tokio::test]
+async fn progress_goes_out_in_order_and_before_the_result() {
+    let bench = Bench::start(None, Some("shared")).await;
+    let (mut session, _) = bench.server.admit(TICK_MS).await;
+    let node_id = bench.identity.id().as_str();
+    let mut asked = bench.request("i1", "print");
+    asked["progress"] = json!(true);
+    asked["timeoutMs"] = json!(60_000);
+    session.event("node.invoke.request", &asked).await;
+    // What the Gateway has no room for now is sent again.
+    let request = session.request_of("node.invoke.progress").await;
+    let error = json!({"code": "UNAVAILABLE", "message": "too many", "retryable": true});
+    session.refuse(&request, &error).await;
+    for (seq, chunk) in ["one", "two", "three"].into_iter().enumerate() {
+        let piece = next_piece(&mut session, &json!({"ok": true})).await;
+        let want = json!({"invokeId": "i1", "nodeId": node_id, "seq": seq, "chunk": chunk});
+        assert_eq!(piece, want);
+    }
+    bench.commands.go.notify_one();
+    assert_eq!(next_result(&mut session).await.0["id"], "i1");
+
+    // A Gateway that wants no more gets no more.
+    asked["id"] = json!("i2");
+    session.event("node.invoke.request", &asked).await;
+    let ignored = json!({"ok": true, "ignored": true});
+    assert_eq!(next_piece(&mut session, &ignored).await["seq"], 0);
+    bench.commands.go.notify_one();
+    let request = session.request().await;
+    assert_eq!(request["method"], "node.invoke.result", "{request}");
+
+    // One that did not ask gets none.
+    session
+        .event("node.invoke.request", &bench.request("i3", "print"))
+        .await;
+    bench.commands.go.notify_one();
+    let request = session.request().await;
+    assert_eq!(request["method"], "node.invoke.result", "{request}");
 }
 
 #[tokio::test]
