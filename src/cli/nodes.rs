@@ -1,5 +1,7 @@
 //! `nodes …`.
 
+use std::io::Write;
+use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -13,21 +15,31 @@ use super::nodes_view as view;
 use super::output::{self, ago};
 use super::pending::{self, Decision, Queue};
 use super::session::{Context, Session, decode};
+use crate::agent::render::printable;
 use crate::auth::permission;
 use crate::auth::scope::Scope;
 use crate::base::ids;
+use crate::client::Event;
 use crate::client::call::shown;
 use crate::client::credentials::Caller;
 use crate::machine;
 use crate::nodes::{Explanation, Report};
-use crate::rpc::types::node::{NodeApprovalState, NodeEntry, NodeInvokeParams, NodeList};
+use crate::rpc::types::node::{
+    NodeApprovalState, NodeEntry, NodeInvokeParams, NodeList, NodeProgressEvent,
+};
 
 /// What the Gateway may add to the node's own time.
 const INVOKE_MARGIN: Duration = Duration::from_secs(5);
 
 pub async fn run(context: &Context, command: &Nodes) -> Result<(), Failure> {
-    let session = Session::open(context, Caller::Call, &scopes(command)).await?;
-    let done = act(context, &session, command).await;
+    let listens = matches!(command, Nodes::Invoke { .. }) && !context.common.json;
+    let caps: &[&str] = if listens {
+        &[NodeProgressEvent::NAME]
+    } else {
+        &[]
+    };
+    let mut session = Session::open_with(context, Caller::Call, &scopes(command), caps).await?;
+    let done = act(context, &mut session, command).await;
     session.close().await;
     done
 }
@@ -53,7 +65,7 @@ fn scopes(command: &Nodes) -> Vec<Scope> {
     }
 }
 
-async fn act(context: &Context, session: &Session, command: &Nodes) -> Result<(), Failure> {
+async fn act(context: &Context, session: &mut Session, command: &Nodes) -> Result<(), Failure> {
     let now_ms = machine::now_ms();
     match command {
         Nodes::List { commands } => {
@@ -163,9 +175,31 @@ async fn act(context: &Context, session: &Session, command: &Nodes) -> Result<()
             };
             let wait = Duration::from_millis(*invoke_timeout) + INVOKE_MARGIN;
             let wait = wait.max(context.timeout());
-            output::json(&session.client.call("node.invoke", &params, wait).await?);
+            let client = session.client.clone();
+            let mut answer = pin!(client.call("node.invoke", &params, wait));
+            // What the command prints comes before the answer, if the node and the Gateway are ours.
+            let answer = loop {
+                tokio::select! {
+                    biased;
+                    Ok(event) = session.next_event() => show_progress(&event),
+                    answer = &mut answer => break answer,
+                }
+            };
+            output::json(&answer?);
             Ok(())
         }
+    }
+}
+
+/// Shows what a command printed, apart from its result.
+fn show_progress(event: &Event) {
+    if event.name != NodeProgressEvent::NAME {
+        return;
+    }
+    if let Some(NodeProgressEvent { chunk, .. }) = event.decode() {
+        let mut to = std::io::stderr().lock();
+        let _ = to.write_all(printable(&chunk).as_bytes());
+        let _ = to.flush();
     }
 }
 

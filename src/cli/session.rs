@@ -293,8 +293,19 @@ impl Session {
         caller: Caller,
         scopes: &[Scope],
     ) -> Result<Self, Failure> {
+        Self::open_with(context, caller, scopes, &[]).await
+    }
+
+    /// The same with capabilities: some events are only for clients that name them.
+    pub async fn open_with(
+        context: &Context,
+        caller: Caller,
+        scopes: &[Scope],
+        caps: &[&str],
+    ) -> Result<Self, Failure> {
         let route = route(context, caller)?;
-        let options = options(context, caller, scopes, route.credentials);
+        let mut options = options(context, caller, scopes, route.credentials);
+        options.caps = caps.iter().map(|&cap| cap.to_owned()).collect();
         let mut last = None;
         for endpoint in route.endpoints {
             match Client::connect(&endpoint, &options).await {

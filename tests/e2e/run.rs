@@ -1,8 +1,9 @@
 //! The main job with the real node host: a message reaches a node, the node executes, the result comes back.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
@@ -10,6 +11,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::nodes::PROGRESS;
 use crate::support::{
     Connect, Device, Gateway, PASSWORD, PATIENCE, Peer, Process, Setup, peak_memory_kib, program,
 };
@@ -233,6 +235,78 @@ fn a_command_sees_none_of_the_secrets_that_the_node_host_was_given() {
     assert!(said.contains("PATH="), "{said}");
     assert!(!said.contains(PASSWORD), "{said}");
     assert!(!said.contains("OPENCLAW"), "{said}");
+}
+
+#[test]
+fn what_a_command_prints_is_seen_before_it_ends() {
+    let full = r#"{"tools":{"exec":{"mode":"full"}}}"#;
+    let gateway = Setup::default().config(full).start();
+    let lab = Lab::with_node_config(gateway, Some(full));
+    let node = lab.gateway.cli_json(&["nodes", "list"])["nodes"][0]["nodeId"].clone();
+    let gate = lab.path("gate");
+    make_pipe(&gate);
+    let script = format!("echo first; read go < {}; echo second", gate.display());
+    let params = json!({"command": ["sh", "-c", script]});
+    let open = || fs::write(&gate, "go\n").unwrap();
+
+    // In the chat, for who follows tools.
+    let mut peer = Peer::open(&lab.gateway);
+    let caps = ["tool-events", PROGRESS];
+    peer.connect(&Connect::cli().with("caps", json!(caps)))
+        .unwrap();
+    let text = format!("/run {script}");
+    peer.call("chat.send", &message(&text, "live")).unwrap();
+    let shown = peer
+        .frame(|frame| frame["event"] == "agent" && frame["payload"]["data"]["phase"] == "update");
+    let shown = &shown["payload"]["data"]["partialResult"]["content"][0]["text"];
+    assert_eq!(shown, "first\n");
+    open();
+    let end = chat_end(&mut peer, "live");
+    assert!(text_of(&end).contains("\nfirst\nsecond\n"), "{end}");
+
+    // By who invokes and asked to hear it; nobody else does.
+    let mut silent = Peer::operator(&lab.gateway);
+    let asked =
+        json!({"nodeId": node, "command": "system.run", "params": params, "idempotencyKey": "k"});
+    let id = peer.request("node.invoke", &asked);
+    let heard = peer.event(PROGRESS);
+    let want = json!({"nodeId": node, "idempotencyKey": "k", "seq": 0, "chunk": "first\n"});
+    assert_eq!(heard, want);
+    open();
+    let answer = peer.answer(&id).unwrap();
+    assert_eq!(answer["payload"]["stdout"], "first\nsecond\n");
+    let mut asked = asked;
+    asked["idempotencyKey"] = json!("other");
+    let id = silent.request("node.invoke", &asked);
+    open();
+    assert_eq!(silent.answer(&id).unwrap()["payload"], answer["payload"]);
+    assert!(!silent.has_heard(PROGRESS));
+
+    // On the terminal, apart from the result.
+    let params = params.to_string();
+    let args = [
+        "nodes",
+        "invoke",
+        "--node",
+        "lab",
+        "--command",
+        "system.run",
+    ];
+    let mut command = program(lab.gateway.home(), &[]);
+    command.args(args).args(["--params", &params]);
+    let mut running = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stderr = BufReader::new(running.stderr.take().unwrap());
+    stderr.read_line(&mut line).unwrap();
+    assert_eq!(line, "first\n");
+    open();
+    let output = running.wait_with_output().unwrap();
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed["payload"], answer["payload"]);
 }
 
 #[test]
