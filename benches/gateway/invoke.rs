@@ -89,35 +89,38 @@ pub(crate) fn run(only: &str, rounds: usize) {
     let (mut operator_end, mut node_end) = load.block_on(approved_node(&gateway, &node));
     let relay = start_relay();
     println!(
-        "{:<28} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7}",
-        "node.invoke", "relay /s", "gateway /s", "relay us", "p50 us", "ratio", "budget"
+        "{:<28} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7} {:>7}",
+        "node.invoke", "relay /s", "gateway /s", "relay us", "p50 us", "CPU us", "ratio", "budget"
     );
     for case in cases {
         let frames = frames(case.payload_bytes, &node.id);
-        let mut figures: Vec<(f64, f64, f64)> = (0..rounds)
+        let mut figures: Vec<(f64, f64, f64, f64)> = (0..rounds)
             .map(|_| {
                 let relayed = load.block_on(through_relay(relay, &frames, case.in_flight));
+                let before = gateway.cpu_nanos();
                 let invoked = load.block_on(through_gateway(
                     &mut operator_end,
                     &mut node_end,
                     &frames,
                     case.in_flight,
                 ));
+                let cpu_us = (gateway.cpu_nanos() - before) as f64 / 1e3;
                 (
                     relayed.per_second / invoked.per_second,
                     relayed.per_second,
                     invoked.per_second,
+                    cpu_us / invoked.asked as f64,
                 )
             })
             .collect();
         figures.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let (ratio, relay, gateway) = figures[figures.len() / 2];
+        let (ratio, relay, invoked, cpu_us) = figures[figures.len() / 2];
         let micros = |per_second: f64| 1e6 * case.in_flight as f64 / per_second;
         println!(
-            "{:<28} {relay:>10.0} {gateway:>10.0} {:>10.0} {:>10.0} {ratio:>7.2} {}",
+            "{:<28} {relay:>10.0} {invoked:>10.0} {:>10.0} {:>10.0} {cpu_us:>7.1} {ratio:>7.2} {}",
             case.name,
             micros(relay),
-            micros(gateway),
+            micros(invoked),
             verdict(ratio, case.budget),
         );
     }
@@ -168,6 +171,8 @@ fn places(frame: &[u8], text: &str) -> Vec<usize> {
 
 struct Measured {
     per_second: f64,
+    /// With those of the warm-up.
+    asked: u64,
 }
 
 async fn through_gateway(
@@ -202,7 +207,7 @@ async fn through_gateway(
     let ask = async {
         let mut request = frames.request.clone();
         let ids = places(&request, ID);
-        let (mut under_way, mut counted) = (0_usize, 0_u64);
+        let (mut under_way, mut counted, mut asked) = (0_usize, 0_u64, 0_u64);
         loop {
             while under_way < in_flight && Instant::now() < end {
                 // Never the same key twice: it would be answered from the record.
@@ -212,10 +217,11 @@ async fn through_gateway(
                 }
                 operator.write(&request).await;
                 under_way += 1;
+                asked += 1;
             }
             if under_way == 0 {
                 let _ = stop.send(());
-                return counted;
+                return (counted, asked);
             }
             let message = operator.message().await;
             if message.starts_with(b"{\"type\":\"res\"") {
@@ -228,9 +234,10 @@ async fn through_gateway(
             }
         }
     };
-    let (counted, ()) = tokio::join!(ask, serve);
+    let ((counted, asked), ()) = tokio::join!(ask, serve);
     Measured {
         per_second: counted as f64 / ROUND.as_secs_f64(),
+        asked,
     }
 }
 
@@ -337,5 +344,6 @@ async fn through_relay(relay: SocketAddr, frames: &Frames, in_flight: usize) -> 
     };
     Measured {
         per_second: counted as f64 / ROUND.as_secs_f64(),
+        asked: counted,
     }
 }
