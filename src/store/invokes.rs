@@ -106,7 +106,7 @@ impl Store {
     ) -> Result<Option<InvokeRecord>, StoreError> {
         self.read(|connection| {
             connection
-                .prepare(&format!(
+                .prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM invokes WHERE caller = ? AND node = ? AND key = ?"
                 ))?
                 .query_row([caller, node, key], read)
@@ -118,8 +118,8 @@ impl Store {
     pub fn load_unfinished_invokes(&self) -> Result<Vec<InvokeRecord>, StoreError> {
         self.read(|connection| {
             connection
-                .prepare(&format!(
-                    "SELECT {COLUMNS} FROM invokes WHERE finished_at_ms IS NULL ORDER BY created_at_ms"
+                .prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM invokes WHERE finished_at_ms IS NULL ORDER BY id"
                 ))?
                 .query_map([], read)?
                 .collect()
@@ -132,7 +132,7 @@ impl Records<'_> {
     pub fn begin_invoke(&self, invoke: &NewInvoke) -> Result<Begun, StoreError> {
         let insert = |or: &str| {
             self.connection
-                .prepare(&format!(
+                .prepare_cached(&format!(
                     "INSERT OR {or} INTO invokes
                      (caller, node, key, invoke_id, command, params_sha256, created_at_ms)
                      VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -150,7 +150,7 @@ impl Records<'_> {
         if insert("IGNORE")? == 0 {
             let known = self
                 .connection
-                .prepare(&format!(
+                .prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM invokes WHERE caller = ? AND node = ? AND key = ?"
                 ))?
                 .query_row([&invoke.caller, &invoke.node, &invoke.key], read)?;
@@ -180,7 +180,7 @@ impl Records<'_> {
         };
         let finished = self
             .connection
-            .prepare(
+            .prepare_cached(
                 "UPDATE invokes SET finished_at_ms = ?5, outcome = ?6, outcome_bytes = ?7
                  WHERE caller = ?1 AND node = ?2 AND key = ?3 AND invoke_id = ?4
                      AND (finished_at_ms IS NULL OR ?8)",
@@ -202,7 +202,7 @@ impl Records<'_> {
     /// Forgets a command that was never sent, so that its key can be used.
     pub fn forget_invoke(&self, invoke: &InvokeName<'_>) -> Result<(), StoreError> {
         self.connection
-            .prepare(
+            .prepare_cached(
                 "DELETE FROM invokes WHERE caller = ? AND node = ? AND key = ? AND invoke_id = ?",
             )?
             .execute([invoke.caller, invoke.node, invoke.key, invoke.invoke_id])?;
@@ -232,32 +232,33 @@ impl Records<'_> {
         bytes_max: usize,
     ) -> Result<(), StoreError> {
         self.invoke_growth.set(Growth::default());
-        let since = now_ms.saturating_sub(KEPT_MS).cast_signed();
+        // In the order of their ids, which is that of their age unless the clock was set: then some stay for longer.
         self.connection
-            .prepare("DELETE FROM invokes WHERE created_at_ms < ?")?
-            .execute([since])?;
+            .prepare_cached(
+                "DELETE FROM invokes WHERE id < coalesce(
+                     (SELECT id FROM invokes WHERE created_at_ms >= ? ORDER BY id LIMIT 1), ?)",
+            )?
+            .execute([now_ms.saturating_sub(KEPT_MS).cast_signed(), i64::MAX])?;
         let rows: i64 = self
             .connection
-            .prepare("SELECT count(*) FROM invokes")?
+            .prepare_cached("SELECT count(*) FROM invokes")?
             .query_row([], |row| row.get(0))?;
         let excess = rows.saturating_sub(i64::try_from(rows_max).unwrap_or(i64::MAX));
         if excess > 0 {
             // Never those under way: the calls that wait for them bound their number.
             self.connection
-                .prepare(
-                    "DELETE FROM invokes WHERE (caller, node, key) IN (
-                         SELECT caller, node, key FROM invokes WHERE finished_at_ms IS NOT NULL
-                         ORDER BY created_at_ms LIMIT ?)",
+                .prepare_cached(
+                    "DELETE FROM invokes WHERE id IN (
+                         SELECT id FROM invokes WHERE finished_at_ms IS NOT NULL ORDER BY id LIMIT ?)",
                 )?
                 .execute([excess])?;
         }
         self.connection
-            .prepare(
+            .prepare_cached(
                 "UPDATE invokes SET outcome = NULL WHERE outcome IS NOT NULL
-                     AND (caller, node, key) IN (
-                         SELECT caller, node, key FROM (
-                             SELECT caller, node, key, sum(outcome_bytes) OVER (
-                                 ORDER BY created_at_ms DESC, caller, node, key) AS newer
+                     AND id <= (
+                         SELECT max(id) FROM (
+                             SELECT id, sum(outcome_bytes) OVER (ORDER BY id DESC) AS newer
                              FROM invokes WHERE outcome IS NOT NULL)
                          WHERE newer > ?)",
             )?

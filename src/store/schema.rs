@@ -7,10 +7,10 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::StoreError;
 
 /// Marks a database as ours (`PRAGMA application_id`): "PCLS".
-const APPLICATION_ID: i64 = 0x5043_4c53;
+pub(super) const APPLICATION_ID: i64 = 0x5043_4c53;
 
 /// Each entry brings a file from the version that is its index to the next. Entries are never changed once released.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     // Pairing records and approvals are documents: their fields change with the protocol, and they are all read at the start.
     "CREATE TABLE documents (
         kind TEXT NOT NULL,
@@ -54,6 +54,29 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (caller, node, key)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX invokes_by_age ON invokes (created_at_ms);",
+    // Rows in the order of their age: no index for that, and no outcome is read when keys are compared. The outcome comes
+    // last, so that nothing is looked for behind it.
+    "CREATE TABLE invokes_in_order (
+        id INTEGER PRIMARY KEY,
+        caller TEXT NOT NULL,
+        node TEXT NOT NULL,
+        key TEXT NOT NULL,
+        invoke_id TEXT NOT NULL,
+        command TEXT NOT NULL,
+        params_sha256 BLOB NOT NULL CHECK (length(params_sha256) = 32),
+        created_at_ms INTEGER NOT NULL,
+        finished_at_ms INTEGER,
+        outcome_bytes INTEGER NOT NULL DEFAULT 0,
+        outcome TEXT,
+        UNIQUE (caller, node, key)
+    ) STRICT;
+    INSERT INTO invokes_in_order (caller, node, key, invoke_id, command, params_sha256,
+                                  created_at_ms, finished_at_ms, outcome_bytes, outcome)
+        SELECT caller, node, key, invoke_id, command, params_sha256,
+               created_at_ms, finished_at_ms, outcome_bytes, outcome
+        FROM invokes ORDER BY created_at_ms;
+    DROP TABLE invokes;
+    ALTER TABLE invokes_in_order RENAME TO invokes;",
 ];
 
 /// The version that this program writes.
@@ -64,6 +87,7 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreE
     let sqlite = |error| StoreError::sqlite(path, error);
     // Before anything is written, even the journal mode: the file may be another program's.
     let version = judge(connection, path)?;
+    // The journal's limit holds the 4096 pages after which it is begun anew, so that its space is used again.
     connection
         .execute_batch(
             "PRAGMA locking_mode = EXCLUSIVE;
@@ -75,7 +99,7 @@ pub(super) fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreE
              PRAGMA secure_delete = FAST;
              PRAGMA cache_size = -512;
              PRAGMA wal_autocheckpoint = 4096;
-             PRAGMA journal_size_limit = 4194304;",
+             PRAGMA journal_size_limit = 17825792;",
         )
         .map_err(sqlite)?;
     for (index, migration) in (0..)

@@ -441,6 +441,37 @@ fn the_table_of_invokes_is_bounded() {
 }
 
 #[test]
+fn invokes_of_an_older_file_are_kept_in_the_order_of_their_age() {
+    let (_guard, dir) = temporary();
+    let path = write_private(&dir, b"");
+    let older = Connection::open(&path).unwrap();
+    older.execute_batch(schema::MIGRATIONS[0]).unwrap();
+    older
+        .execute_batch(&format!(
+            "PRAGMA application_id = {}; PRAGMA user_version = 1;
+             INSERT INTO invokes VALUES
+                 ('operator', 'node', 'a', 'i2', 'c', zeroblob(32), 2000, 2001, '{{}}', 2),
+                 ('operator', 'node', 'b', 'i1', 'c', zeroblob(32), 1000, NULL, NULL, 0);",
+            schema::APPLICATION_ID
+        ))
+        .unwrap();
+    drop(older);
+    let store = Store::open(&dir).unwrap();
+    let open = store.load_unfinished_invokes().unwrap();
+    assert_eq!(open.len(), 1);
+    assert_eq!(open[0].invoke.invoke_id, "i1");
+    let known = store.invoke("operator", "node", "a").unwrap().unwrap();
+    let outcome = Outcome::Kept("{}".to_owned());
+    assert_eq!(known.finished, Some((2001, outcome)));
+    // The older one goes first, whatever it is called.
+    store
+        .record(|r| r.cut_invokes(2000 + invokes::KEPT_MS))
+        .unwrap();
+    assert!(store.load_unfinished_invokes().unwrap().is_empty());
+    assert!(store.invoke("operator", "node", "a").unwrap().is_some());
+}
+
+#[test]
 fn one_process_owns_the_state_and_is_named() {
     let (_guard, dir) = temporary();
     let store = Store::open(&dir).unwrap();
