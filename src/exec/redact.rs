@@ -3,11 +3,11 @@
 //! In: argv. Out: argv with `[redacted]` in the place of secrets, to be rendered and never to be run or compared.
 //! Attacker controls: argv. Bounds: one pass over it. Errors: none.
 //!
-//! Hiding must not help whoever asks: of a shell's text only a run of characters that no shell acts on is ever taken
-//! out, and only of the word that names it, so that no `$(…)`, operator or program disappears behind a name that
+//! Hiding must not help whoever asks: of a shell's text a value is taken out only where nothing expands, where every
+//! command is a plain program, and where the value has no `/`, so that nothing that runs disappears behind a name that
 //! sounds secret.
 
-use crate::exec::allowlist;
+use crate::exec::{allowlist, shell};
 
 const REDACTED: &str = "[redacted]";
 /// A name whose last word is one of these is a secret's.
@@ -29,25 +29,49 @@ const KEY_WORDS: &[&str] = &["access", "api", "auth", "private", "secret", "sign
 /// What stands before the secret in a header.
 const SCHEMES: &[&str] = &["apikey", "basic", "bearer", "digest", "token"];
 
-/// Where quotes do not just pair up for a shell.
-const UNPAIRED_QUOTES: &[&str] = &["\n", "\\", "#", "$'", "$(", "${", "`"];
+/// Where these stand a shell may run what stands elsewhere in its text.
+const EXPANDS: &[char] = &['$', '`', '\\', '\n', '#', '<', '>', '(', ')'];
+/// And so it may behind these words.
+const RUNS_WORDS: &[&str] = &[
+    ".", "!", "alias", "builtin", "case", "command", "coproc", "do", "elif", "else", "eval",
+    "exec", "for", "function", "if", "source", "then", "trap", "until", "while",
+];
+/// curl's flags for `user:secret`.
+const LOGIN_FLAGS: &[&str] = &["-u", "--user", "-U", "--proxy-user"];
 
 /// The arguments as they may be shown.
 pub fn argv(argv: &[String]) -> Vec<String> {
-    // What may be a shell's text, at whatever depth, is cut as such.
+    if let Some(inline) = shell::inline_text(argv) {
+        let [program, flag] = [&argv[0], &argv[1]].map(Clone::clone);
+        return vec![program, flag, text(inline)];
+    }
+    // Any argument of a launcher or interpreter may be what it runs; only what a name within it announces is cut out.
     let by_shell = !argv.iter().all(|argument| allowlist::is_plain(argument));
-    let mut after_secret_flag = false;
+    let expands = |argument: &String| argument.contains([';', '|', '&']) || may_expand(argument);
+    if by_shell && argv.iter().any(expands) {
+        return argv.to_vec();
+    }
+    let is_curl = argv
+        .first()
+        .is_some_and(|it| shell::base_name(it) == "curl");
+    let mut flag = "";
     argv.iter()
         .map(|argument| {
-            let is_value = std::mem::replace(&mut after_secret_flag, is_secret_flag(argument));
-            if is_value && is_harmless(argument) {
+            let before = std::mem::replace(&mut flag, argument);
+            if is_curl
+                && LOGIN_FLAGS.contains(&before)
+                && let Some((user, _)) = argument.split_once(':')
+            {
+                return format!("{user}:{REDACTED}");
+            }
+            if !by_shell && is_secret_flag(before) {
                 return REDACTED.to_owned();
             }
             match argument.split_once('=') {
                 Some((flag, _)) if !by_shell && is_secret_flag(flag) => {
                     format!("{flag}={REDACTED}")
                 }
-                _ => cut(argument, by_shell),
+                _ => cut(argument, by_shell, false),
             }
         })
         .collect()
@@ -55,16 +79,38 @@ pub fn argv(argv: &[String]) -> Vec<String> {
 
 /// The text of a shell.
 pub fn text(text: &str) -> String {
-    cut(text, true)
+    if may_expand(text) || !text.split([';', '|', '&']).all(runs_a_plain_program) {
+        return text.to_owned();
+    }
+    cut(text, true, true)
 }
 
-fn cut(text: &str, by_shell: bool) -> String {
-    let pairs = by_shell && !UNPAIRED_QUOTES.iter().any(|it| text.contains(it));
+fn may_expand(text: &str) -> bool {
+    text.contains(EXPANDS)
+}
+
+/// Whether one command of a shell's text says plainly that it runs a program that runs no others.
+fn runs_a_plain_program(command: &str) -> bool {
+    let program = command
+        .split_ascii_whitespace()
+        .find(|word| !word.contains('='))
+        .map(|word| word.replace(['"', '\''], ""));
+    program.is_none_or(|program| {
+        program
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"/._+-".contains(&byte))
+            && !RUNS_WORDS.contains(&program.as_str())
+            && allowlist::is_plain(&program)
+    })
+}
+
+/// `flags`: whether the word after a flag is its value, and never a program.
+fn cut(text: &str, by_shell: bool, flags: bool) -> String {
     let mut quote = None;
     let mut shown = String::with_capacity(text.len());
     let mut kept_to = 0;
     for (at, c) in text.char_indices() {
-        if pairs && matches!(c, '"' | '\'') && quote.is_none_or(|open| open == c) {
+        if by_shell && matches!(c, '"' | '\'') && quote.is_none_or(|open| open == c) {
             quote = quote.is_none().then_some(c);
         }
         if at < kept_to {
@@ -74,10 +120,15 @@ fn cut(text: &str, by_shell: bool) -> String {
         let in_word = !by_shell || quote.is_some();
         let secret = match c {
             '=' | ':' if text[at..].starts_with("://") => userinfo(text, at + 3),
+            ' ' if !flags && by_shell => None,
             '=' | ':' | ' ' => value_after(text, at, c, quote, in_word),
             _ => None,
         };
-        if let Some((start, end)) = secret.filter(|(start, end)| start < end) {
+        if let Some((start, end)) = secret.filter(|&(start, end)| {
+            // A header in quotes is one word with what announces it.
+            let may_run = by_shell && (c != ':' || quote.is_none());
+            start < end && !(may_run && text[start..end].contains('/'))
+        }) {
             shown.push_str(&text[kept_to..start]);
             shown.push_str(REDACTED);
             kept_to = end;
@@ -104,6 +155,12 @@ fn value_after(
             at + before[at..].chars().next().map_or(1, char::len_utf8)
         });
     let name = &before[from..];
+    if separator == ' ' && LOGIN_FLAGS.contains(&name) && text.contains("curl") {
+        let word = text[at..].trim_start_matches([' ', '"', '\'']);
+        let start = text.len() - word.len();
+        let colon = word[..harmless_bytes(word)].find(':')?;
+        return Some((start + colon + 1, start + harmless_bytes(word)));
+    }
     if !is_secret_name(name) || (separator == ' ' && !name.starts_with("--")) {
         return None;
     }
@@ -224,6 +281,18 @@ mod tests {
             ["mysql", "--password=[redacted]", "--pass-file=x"]
         );
         assert_eq!(
+            shown(&["mysql", "--password", "hunter2!"]),
+            ["mysql", "--password", "[redacted]"]
+        );
+        assert_eq!(
+            shown(&["curl", "-u", "me:p w/!", "h"]),
+            ["curl", "-u", "me:[redacted]", "h"]
+        );
+        assert_eq!(
+            text("curl -u \"me:pw\" h; curl --user me:pw h"),
+            "curl -u \"me:[redacted]\" h; curl --user me:[redacted] h"
+        );
+        assert_eq!(
             shown(&["x", "--token", "t", "t"]),
             ["x", "--token", "[redacted]", "t"]
         );
@@ -242,7 +311,7 @@ mod tests {
         }
         assert_eq!(
             shown(&["env", "sh", "-c", "--password=x; id"])[3],
-            "--password=[redacted]; id"
+            "--password=x; id"
         );
         assert_eq!(text("PASSWORD=a;id"), "PASSWORD=[redacted];id");
         assert_eq!(shown(&["ssh", "--password", "; rm -rf x"])[2], "; rm -rf x");
@@ -259,6 +328,7 @@ mod tests {
             ("TOKEN='' /tmp/evil", "TOKEN='' /tmp/evil"),
             ("--token basic /tmp/evil", "--token [redacted] /tmp/evil"),
             ("perl -pass /w/x.pl", "perl -pass /w/x.pl"),
+            ("TOKEN=/tmp/evil true", "TOKEN=/tmp/evil true"),
             ("sudo -p token: /tmp/evil", "sudo -p token: /tmp/evil"),
             ("sudo -p 'token': /tmp/evil", "sudo -p 'token': /tmp/evil"),
             (
@@ -277,8 +347,29 @@ mod tests {
             assert_eq!(text(given), expected);
             assert_eq!(shown(&["sh", "-c", given])[2], expected);
         }
-        let perl = ["perl", "-pass", "/w/x.pl"];
-        assert_eq!(shown(&perl), perl);
+        for kept in [
+            "TOKEN=/tmp/payload; $TOKEN",
+            "set -- --api-key /tmp/payload; \"$2\"",
+            "set -- --api-key payload; `echo $2`",
+            ": --token /tmp/payload; $_",
+            "alias TOKEN=payload\nTOKEN",
+            "eval TOKEN=/tmp/payload",
+            "echo --token payload | xargs -n1 env",
+            "echo --token payload | 's'h",
+            "if true; then TOKEN=payload; fi",
+            "<f xargs --token payload",
+        ] {
+            assert_eq!(shown(&["/bin/sh", "-lc", kept])[2], kept);
+        }
+        for kept in [
+            &["perl", "-pass", "/w/x.pl"][..],
+            &["sh", "-c", "shift; \"$@\"", "x", "--token", "/tmp/payload"],
+            &["sh", "run.sh", "--token", "payload"],
+            &["xargs", "-I", "--token", "payload"],
+            &["env", "sh", "-c", "xargs -I --token payload"],
+        ] {
+            assert_eq!(shown(kept), kept);
+        }
     }
 
     #[test]
