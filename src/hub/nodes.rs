@@ -76,18 +76,22 @@ impl Hub {
         self.decide(&self.lock(), node, command).err()
     }
 
-    pub fn node_pair_list(&self) -> NodePairList {
+    /// What waits and what was approved, as far as the caller may decide about it (S6).
+    pub fn node_pair_list(&self, caller: &Caller) -> NodePairList {
         let inner = self.lock();
+        let approver = caller.approver();
         NodePairList {
             pending: inner
                 .pairing
                 .surface_requests()
                 .into_iter()
+                .filter(|request| approver.may_see(&request.facts.node))
                 .map(|request| pending_node(request, inner.pairing.surface(&request.facts.node)))
                 .collect(),
             paired: inner
                 .pairing
                 .surfaces()
+                .filter(|surface| approver.may_see(&surface.facts.node))
                 .map(|surface| paired_node(surface, inner.pairing.device(&surface.facts.node)))
                 .collect(),
         }
@@ -129,7 +133,9 @@ impl Hub {
 
     pub fn reject_surface(&self, caller: &Caller, request_id: &str) -> Result<DeviceId, Denied> {
         let mut inner = self.lock();
-        let (node, changes) = inner.pairing.reject_surface(request_id)?;
+        let (node, changes) = inner
+            .pairing
+            .reject_surface(&caller.approver(), request_id)?;
         let event = audit::Event::PairingRejected {
             request: request_id.to_owned(),
             stage: audit::Stage::Surface,
@@ -159,7 +165,7 @@ impl Hub {
 
     pub fn rename_node(&self, caller: &Caller, node: &str, name: &str) -> Result<Device, Denied> {
         let mut inner = self.lock();
-        let (device, changes) = inner.pairing.rename_node(node, name)?;
+        let (device, changes) = inner.pairing.rename_node(&caller.approver(), node, name)?;
         let event = audit::Event::DeviceRenamed {
             device: device.id.as_str().into(),
             name: name.into(),

@@ -21,7 +21,7 @@ impl Approver {
     }
 
     /// A paired device without admin sees and decides about itself only; a local operator is the machine's owner.
-    fn may_see(&self, device: &DeviceId) -> bool {
+    pub fn may_see(&self, device: &DeviceId) -> bool {
         self.is_admin() || self.device.as_ref().is_none_or(|own| own == device)
     }
 }

@@ -64,7 +64,7 @@ impl Pairing {
         subset: Option<&[String]>,
         now_ms: u64,
     ) -> Result<(Surface, Vec<Change>), Refused> {
-        let request = self.surface_request_by_id(request_id)?;
+        let request = self.visible_request_of_node(approver, request_id)?;
         let commands = match subset {
             None => request.facts.commands.clone(),
             Some(subset) => {
@@ -101,8 +101,12 @@ impl Pairing {
         Ok((surface, changes))
     }
 
-    pub fn reject_surface(&self, request_id: &str) -> Result<(DeviceId, Vec<Change>), Refused> {
-        let request = self.surface_request_by_id(request_id)?;
+    pub fn reject_surface(
+        &self,
+        approver: &Approver,
+        request_id: &str,
+    ) -> Result<(DeviceId, Vec<Change>), Refused> {
+        let request = self.visible_request_of_node(approver, request_id)?;
         Ok((
             request.facts.node.clone(),
             vec![Change::SurfaceRequestGone(request.facts.node.clone())],
@@ -115,7 +119,7 @@ impl Pairing {
         approver: &Approver,
         node: &str,
     ) -> Result<(DeviceId, Vec<Change>), Refused> {
-        let node = self.node(node)?.id.clone();
+        let node = self.visible_node(approver, node)?.id.clone();
         if let Some(surface) = self.surface(&node)
             && let Some(scope) = approver
                 .scopes
@@ -131,23 +135,33 @@ impl Pairing {
         Ok((node, changes))
     }
 
-    pub fn rename_node(&self, node: &str, name: &str) -> Result<(Device, Vec<Change>), Refused> {
-        let mut device = self.node(node)?.clone();
+    pub fn rename_node(
+        &self,
+        approver: &Approver,
+        node: &str,
+        name: &str,
+    ) -> Result<(Device, Vec<Change>), Refused> {
+        let mut device = self.visible_node(approver, node)?.clone();
         device.label = Some(checked_name(name)?);
         Ok((device.clone(), vec![Change::Device(device)]))
     }
 
-    fn node(&self, id: &str) -> Result<&Device, Refused> {
+    fn visible_node(&self, approver: &Approver, id: &str) -> Result<&Device, Refused> {
         DeviceId::parse(id)
+            .filter(|id| approver.may_see(id))
             .and_then(|id| self.device(&id))
             .filter(|device| device.roles.contains(&crate::auth::scope::Role::Node))
             .ok_or(Refused::UnknownNode)
     }
 
-    fn surface_request_by_id(&self, id: &str) -> Result<&SurfaceRequest, Refused> {
+    fn visible_request_of_node(
+        &self,
+        approver: &Approver,
+        id: &str,
+    ) -> Result<&SurfaceRequest, Refused> {
         self.surface_requests
             .values()
-            .find(|request| request.request_id == id)
+            .find(|request| request.request_id == id && approver.may_see(&request.facts.node))
             .ok_or(Refused::UnknownRequest)
     }
 }

@@ -167,6 +167,28 @@ fn s3_an_approver_holds_every_scope_that_it_grants() {
 }
 
 #[test]
+fn s6_a_device_without_admin_decides_about_no_other_node() {
+    let mut pairing = Pairing::default();
+    paired(&mut pairing, 1, Role::Node, ScopeSet::NONE);
+    let (_, changes) = pairing.declare(surface_facts(&["system.run"]), "s".to_owned(), NOW);
+    pairing.apply(changes);
+    let node = id(1);
+    let foreign = operator(&[Scope::Pairing, Scope::Write], Some(2));
+    let own = operator(&[Scope::Pairing, Scope::Write], Some(1));
+    let renamed = pairing.rename_node(&foreign, node.as_str(), "prod");
+    assert_eq!(renamed.err(), Some(Refused::UnknownNode));
+    let removed = pairing.remove_surface(&foreign, node.as_str());
+    assert_eq!(removed.err(), Some(Refused::UnknownNode));
+    let rejected = pairing.reject_surface(&foreign, "s");
+    assert_eq!(rejected.err(), Some(Refused::UnknownRequest));
+    for approver in [admin(), own] {
+        assert!(pairing.rename_node(&approver, node.as_str(), "a").is_ok());
+        assert!(pairing.remove_surface(&approver, node.as_str()).is_ok());
+        assert!(pairing.reject_surface(&approver, "s").is_ok());
+    }
+}
+
+#[test]
 fn s3_a_node_surface_with_system_commands_needs_admin() {
     let mut pairing = Pairing::default();
     paired(&mut pairing, 1, Role::Node, ScopeSet::NONE);

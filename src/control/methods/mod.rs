@@ -43,7 +43,7 @@ pub(super) fn dispatch(
         Method::DeviceTokenRotate => now(id, devices::rotate(control, caller, request)),
         Method::DeviceTokenRevoke => now(id, devices::revoke(control, caller, request)),
 
-        Method::NodePairList => now(id, Ok(control.hub.node_pair_list())),
+        Method::NodePairList => now(id, Ok(control.hub.node_pair_list(caller))),
         Method::NodePairApprove => now(id, nodes::approve(control, caller, request)),
         Method::NodePairReject => now(id, nodes::reject(control, caller, request)),
         Method::NodePairRemove => now(id, nodes::remove(control, caller, request)),
