@@ -4,16 +4,16 @@ use std::io::Write;
 
 use serde_json::value::RawValue;
 
-use crate::client::call::shown;
+use crate::client::call::{is_obeyed, shown};
 
 /// Prints a line. A reader that went away is not an error of ours.
 pub fn line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let _ = writeln!(std::io::stdout().lock(), "{}", unobeyed(text));
 }
 
 /// Prints a line to the operator, apart from the output.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", unobeyed(text));
 }
 
 /// Prints a payload as it came, indented.
@@ -21,6 +21,21 @@ pub fn json(payload: &RawValue) {
     let pretty = serde_json::from_str::<serde_json::Value>(payload.get())
         .and_then(|value| serde_json::to_string_pretty(&value));
     line(pretty.as_deref().unwrap_or(payload.get()));
+}
+
+/// The same text without a character that a terminal obeys: RFC 8259 section 7 leaves those from U+007F on as they are
+/// in JSON, and some terminals take U+009B for ESC [. JSON stays JSON with the same value.
+fn unobeyed(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    for c in line.chars() {
+        if is_obeyed(c) && !matches!(c, '\n' | '\t') {
+            // They are all in the basic plane, and in JSON they stand only in strings.
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// A table whose columns are as wide as their widest cell. Cells are the peer's, so they are escaped.
@@ -86,6 +101,16 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert!(!text.contains('\u{1b}'));
         assert_eq!(lines[1].find("long"), lines[0].find("NAME"));
+    }
+
+    #[test]
+    fn json_keeps_its_value_and_holds_nothing_that_a_terminal_obeys() {
+        let value = serde_json::json!({"a": "\u{9b}31m\u{7f}\u{202e}é😀\u{1b}", "b": [1, 2]});
+        let text = unobeyed(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(text.chars().all(|c| c == '\n' || !is_obeyed(c)), "{text}");
+        assert!(text.contains('é') && text.lines().count() > 4);
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, value);
     }
 
     #[test]

@@ -101,13 +101,17 @@ pub(crate) fn shown(text: &str) -> String {
     text.chars()
         .take(SHOWN_CHARS_MAX)
         .flat_map(|c| {
-            let control =
-                c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            let escaped = control.then(|| c.escape_unicode());
-            let plain = (!control).then_some(c);
+            let escaped = is_obeyed(c).then(|| c.escape_unicode());
+            let plain = escaped.is_none().then_some(c);
             escaped.into_iter().flatten().chain(plain)
         })
         .collect()
+}
+
+/// Whether a terminal does something else with a character than to show it.
+pub(crate) fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 pub(super) fn write_closed(
