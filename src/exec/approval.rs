@@ -98,6 +98,8 @@ fn digest_of(value: &impl Serialize) -> [u8; 32] {
 pub struct Wanted {
     pub id: String,
     pub caller: Caller,
+    /// The device that asks, also by a turn.
+    pub device: Option<DeviceId>,
     pub node: DeviceId,
     pub prepared: Prepared,
     pub env: Overrides,
@@ -345,12 +347,10 @@ impl Approvals {
         self.0.iter().filter(move |it| it.is_pending(now_ms))
     }
 
-    /// Those of one caller that can still lead to an execution.
-    pub fn live_of<'a>(&'a self, caller: &'a Caller, now_ms: u64) -> impl Iterator<Item = &'a str> {
-        self.0
-            .iter()
-            .filter(move |it| it.wanted.caller == *caller && it.is_live(now_ms))
-            .map(|it| it.wanted.id.as_str())
+    /// Those that can still lead to an execution.
+    pub fn live(&self, now_ms: u64) -> impl Iterator<Item = &Wanted> {
+        let live = self.0.iter().filter(move |it| it.is_live(now_ms));
+        live.map(|it| &it.wanted)
     }
 
     /// Whether a decision would count, and whether it is the first; the same one again is no error.
@@ -429,6 +429,7 @@ mod tests {
         Wanted {
             id: id.to_owned(),
             caller: Caller::Device(device(1)),
+            device: Some(device(1)),
             node: device(2),
             prepared: prepared(&["ls", " x"], "/w", Some("main")),
             env: Overrides::new(),

@@ -11,7 +11,7 @@ use super::{Audience, Caller, Hub, Inner};
 use crate::audit::{self, Actor, Digest, Durability};
 use crate::auth::scope::Scope;
 use crate::base::{DeviceId, ids::hex_lower, ids::uuid_v4, limits};
-use crate::exec::approval::{self, Approval, DecideError, Ended, State, Unapproved, Use, Wanted};
+use crate::exec::approval::{Approval, DecideError, Ended, State, Unapproved, Use, Wanted};
 use crate::exec::env::{self, Overrides};
 use crate::exec::plan::Prepared;
 use crate::exec::{Decision, argv_text, redact};
@@ -103,6 +103,7 @@ impl Hub {
         let wanted = Wanted {
             id: asked.id.unwrap_or_else(|| uuid_v4(machine::random())),
             caller: caller.for_approval(),
+            device: caller.device.clone(),
             node: asked.node,
             prepared: asked.prepared,
             env: asked.env,
@@ -248,12 +249,12 @@ impl Hub {
         self.announce_end(inner, id, Decision::Deny, ended.as_str(), None);
     }
 
-    /// Ends what a client without a device asked for, with its connection.
-    pub(super) fn withdraw_approvals(&self, inner: &mut Inner, caller: &approval::Caller) {
-        let ids: Vec<String> = inner
-            .approvals
-            .live_of(caller, machine::now_ms())
-            .map(str::to_owned)
+    /// Ends what nobody is left to use.
+    pub(super) fn withdraw_approvals(&self, inner: &mut Inner, which: impl Fn(&Wanted) -> bool) {
+        let live = inner.approvals.live(machine::now_ms());
+        let ids: Vec<String> = live
+            .filter(|wanted| which(wanted))
+            .map(|wanted| wanted.id.clone())
             .collect();
         for id in ids {
             self.end_approval_in(inner, &id, Ended::Cancelled);

@@ -305,7 +305,7 @@ impl Hub {
             by: caller.actor.clone(),
         };
         self.commit(&mut inner, &event, changes)?;
-        Self::close_device(&inner, &device, None, None, "device removed");
+        self.close_device(&mut inner, &device, None, None, "device removed");
         inner.registry.forget(&device);
         Ok(device)
     }
@@ -360,7 +360,13 @@ impl Hub {
         }
         // Its own connection goes on, since it learns the new token; all others may be whoever had the old one.
         let spared = own.then_some(&caller.conn);
-        Self::close_device(&inner, &device, Some(role), spared, "device token rotated");
+        self.close_device(
+            &mut inner,
+            &device,
+            Some(role),
+            spared,
+            "device token rotated",
+        );
         Ok(Granted {
             device,
             role,
@@ -387,7 +393,7 @@ impl Hub {
             by: caller.actor.clone(),
         };
         self.commit(&mut inner, &event, changes)?;
-        Self::close_device(&inner, &device, Some(role), None, "device removed");
+        self.close_device(&mut inner, &device, Some(role), None, "device removed");
         Ok((device, now_ms))
     }
 

@@ -179,6 +179,7 @@ impl Hub {
                 let wanted = Wanted {
                     id: run_id.clone(),
                     caller: approval::Caller::Turn(run_id.clone()),
+                    device: request.caller.device.clone(),
                     node: request.node.clone(),
                     prepared: prepared.clone(),
                     env: Overrides::new(),

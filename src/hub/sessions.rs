@@ -183,10 +183,8 @@ impl Hub {
         // The waiters are dropped outside the lock; each learns that its node has gone.
         let unanswered = inner.invokes.disconnected(&caller.conn);
         self.caller_left(&mut inner, caller);
-        self.withdraw_approvals(
-            &mut inner,
-            &approval::Caller::Connection(caller.conn.clone()),
-        );
+        let conn = approval::Caller::Connection(caller.conn.clone());
+        self.withdraw_approvals(&mut inner, |wanted| wanted.caller == conn);
         if caller.role == Role::Node
             && let Some(node) = &caller.device
             && let Some(session) = inner.registry.detach(node, &caller.conn, reason, now_ms)
@@ -211,9 +209,11 @@ impl Hub {
         }
     }
 
-    /// Ends every connection of a device in one role, or in any, but the one that is spared.
+    /// Ends every connection of a device in one role, or in any, but the one that is spared; also what the device asked
+    /// the operators for, unless it goes on, and what they were asked about it as a node, if it is none any more.
     pub(super) fn close_device(
-        inner: &super::Inner,
+        &self,
+        inner: &mut super::Inner,
         device: &DeviceId,
         role: Option<Role>,
         spared: Option<&ConnId>,
@@ -225,6 +225,11 @@ impl Hub {
                 connection.outbox.close(4001, reason);
             }
         }
+        let asks = spared.is_none() && role != Some(Role::Node);
+        self.withdraw_approvals(inner, |wanted| {
+            (asks && wanted.device.as_ref() == Some(device))
+                || (role.is_none() && wanted.node == *device)
+        });
     }
 
     fn attach_node(

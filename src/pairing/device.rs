@@ -302,7 +302,23 @@ impl Pairing {
             return Err(Refused::RevocationDenied);
         };
         token.revoked_at_ms = Some(now_ms);
-        Ok((device.id.clone(), vec![Change::Device(device)]))
+        let mut changes = self.waiting_of(&device.id, Some(role));
+        changes.push(Change::Device(device.clone()));
+        Ok((device.id, changes))
+    }
+
+    /// Takes away all for which a device waits, in one role or in any.
+    fn waiting_of(&self, id: &DeviceId, role: Option<Role>) -> Vec<Change> {
+        let concerned = |of: Role| role.is_none_or(|role| role == of);
+        let requests = self.requests.values();
+        let mut gone: Vec<_> = requests
+            .filter(|request| request.facts.id == *id && concerned(request.facts.role))
+            .map(|request| Change::RequestGone(request.request_id.clone()))
+            .collect();
+        if concerned(Role::Node) {
+            gone.push(Change::SurfaceRequestGone(id.clone()));
+        }
+        gone
     }
 
     /// A token that a connect issues to a device which was granted its role.

@@ -420,6 +420,40 @@ fn k1_removing_a_device_takes_all_that_it_had() {
 }
 
 #[test]
+fn k1_what_a_device_waits_for_goes_with_its_token_or_with_itself() {
+    let mut pairing = Pairing::default();
+    let read = Scope::Read.into();
+    paired(&mut pairing, 1, Role::Operator, read);
+    let node = facts(1, Role::Node, ScopeSet::NONE);
+    let (_, changes) = pairing.pair(node, ApprovedVia::Owner, NOW).unwrap();
+    pairing.apply(changes);
+    let waiting = |pairing: &Pairing| {
+        let requests = pairing.requests(NOW);
+        let ids = requests.iter().map(|it| it.request_id.clone());
+        (
+            ids.collect::<Vec<_>>(),
+            pairing.surface_request(&id(1)).is_some(),
+        )
+    };
+    file(&mut pairing, facts(2, Role::Operator, read), "foreign");
+    let wider = || facts(1, Role::Operator, Scope::Admin.into());
+    file(&mut pairing, wider(), "wider");
+    let (_, changes) = pairing.declare(surface_facts(&["system.run"]), "s".to_owned(), NOW);
+    pairing.apply(changes);
+    assert_eq!(waiting(&pairing).0.len(), 2);
+    let digest = TokenDigest::of(b"t");
+    let changes = pairing.issue_token(&id(1), Role::Operator, digest, NOW);
+    pairing.apply(changes.unwrap());
+    let revoked = pairing.revoke(&admin(), id(1).as_str(), Role::Operator, NOW);
+    pairing.apply(revoked.unwrap().1);
+    assert_eq!(waiting(&pairing), (vec!["foreign".to_owned()], true));
+    file(&mut pairing, wider(), "wider");
+    let removed = pairing.remove(&admin(), id(1).as_str(), NOW);
+    pairing.apply(removed.unwrap().1);
+    assert_eq!(waiting(&pairing), (vec!["foreign".to_owned()], false));
+}
+
+#[test]
 fn k1_a_device_that_was_turned_away_comes_back_by_an_operator_alone() {
     let node = || facts(1, Role::Node, ScopeSet::NONE);
     let mut pairing = Pairing::default();

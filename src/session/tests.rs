@@ -19,7 +19,10 @@ use crate::auth::rate_limit::{Class, LimitKey, LimiterSettings};
 use crate::auth::scope::{Role, ScopeSet};
 use crate::base::{ConnId, DeviceId, Secret, limits};
 use crate::cli::serve::{GatewaySettings, Parts};
-use crate::hub::{Audience, Caller, Fault, Hub, NodeDeclaration, Outbox, SessionFacts, Withdrawal};
+use crate::exec::{env::Overrides, plan::Prepared};
+use crate::hub::{
+    Asked, Audience, Caller, Fault, Hub, NodeDeclaration, Outbox, SessionFacts, Withdrawal,
+};
 use crate::ingress::{self, Attributed, Client, ListenerClass, Peer};
 use crate::machine;
 use crate::net::WsIo;
@@ -159,6 +162,12 @@ impl House {
         admission.map_err(|away| away.refusal)
     }
 
+    /// An operator of this device, with a session.
+    async fn operator(&self, scopes: &[&str]) -> Caller {
+        let entry = self.admit(self.connect(scopes, None)).await;
+        self.session(&entry.ok().unwrap()).ok().unwrap()
+    }
+
     fn session(&self, entry: &Entry) -> Result<Caller, Fault> {
         let facts = SessionFacts {
             client: entry.admitted.client().clone(),
@@ -221,20 +230,21 @@ async fn frame(peer: &mut WsIo<DuplexStream>) -> Value {
 /// A socket that stays open, and behind which nobody reads or answers any more.
 #[tokio::test(start_paused = true)]
 async fn a_half_open_socket_is_gone_within_two_ticks_and_says_why() {
-    // Nothing to write but pings, and so much that nothing more fits into the pipe.
+    // With nothing to write but pings, and with more than fits into the pipe.
     for broadcast_bytes in [0, 400 * 1024] {
         let it = house(&["operator.admin"]);
         let mut node = it.node(64 * 1024).await;
         // One that answers pings stays, however long it has nothing to say.
         let still_there =
             async { while !matches!(node.receive().await, Ok(Event::Close { .. })) {} };
-        let _ = tokio::time::timeout(limits::TICK_INTERVAL * 10, still_there).await;
+        let stays = limits::TICK_INTERVAL * 10 + Duration::from_secs(7);
+        let _ = tokio::time::timeout(stays, still_there).await;
         assert_eq!(it.shown(), (true, None));
         if broadcast_bytes > 0 {
             let text = "x".repeat(broadcast_bytes);
             it.hub().broadcast(Audience::Everyone, "tick", &text);
         }
-        tokio::time::sleep(limits::TICK_INTERVAL * 2 + MOMENT).await;
+        tokio::time::sleep(limits::TICK_INTERVAL * 2 + MOMENT * 5).await;
         let gone = (false, Some("no sign of life".to_owned()));
         assert_eq!(it.shown(), gone, "{broadcast_bytes}");
         assert_eq!(it.hub().session_counts(), (0, 0));
@@ -319,4 +329,50 @@ async fn k1_a_token_that_was_rotated_since_opens_no_session() {
         .ok()
         .unwrap();
     assert!(matches!(it.session(&entry), Err(Fault::Withdrawn)));
+}
+
+#[tokio::test]
+async fn k1_what_a_device_waits_for_ends_with_its_right() {
+    let scopes = ["operator.admin"];
+    for what in ["removed", "revoked", "rotated", "node removed"] {
+        let mut it = house(&scopes);
+        let _node = it.node(1 << 20).await;
+        let node = it.device();
+        it.key = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
+        let owner = it.operator(&scopes).await;
+        it.key = Ed25519KeyPair::from_seed_unchecked(&[8; 32]).unwrap();
+        let (caller, other) = (it.operator(&scopes).await, it.operator(&scopes).await);
+        let (hub, device) = (it.hub(), it.device());
+        let (id, role) = (device.as_str(), Role::Operator);
+        let asked = |id: &str| Asked {
+            id: Some(id.to_owned()),
+            node: node.clone(),
+            prepared: Prepared::parse(
+                r#"{"plan": {"argv": ["/bin/ls"], "cwd": "/", "commandText": "/bin/ls"}}"#,
+            )
+            .unwrap(),
+            env: Overrides::new(),
+            timeout_ms: None,
+        };
+        hub.request_approval(&caller, asked("waits")).unwrap();
+        hub.request_approval(&other, asked("allowed")).unwrap();
+        hub.resolve_approval(&caller, "allowed", "allow-once")
+            .unwrap();
+        assert_eq!(hub.approval_list().len(), 1);
+        let done = match what {
+            "removed" => hub.remove_device(&owner, id).is_ok(),
+            "revoked" => hub.revoke_token(&owner, id, role).is_ok(),
+            "rotated" => hub.rotate_token(&owner, id, role, None).is_ok(),
+            _ => hub.remove_device(&owner, node.as_str()).is_ok(),
+        };
+        assert!(done, "{what}");
+        assert!(hub.approval_list().is_empty(), "{what}");
+        for id in ["waits", "allowed"] {
+            assert_eq!(
+                hub.decision(id).await.unwrap().reason,
+                "run-aborted",
+                "{what}"
+            );
+        }
+    }
 }
