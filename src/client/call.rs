@@ -328,9 +328,8 @@ impl Task {
     }
 
     async fn drive(&mut self) -> Ended {
-        let mut heard_bytes = self.io.received_bytes();
-        let mut deadline = Instant::now() + self.silence_max;
         loop {
+            let deadline = self.io.heard_at() + self.silence_max;
             tokio::select! {
                 received = self.io.receive() => match received {
                     Ok(event) => {
@@ -345,15 +344,12 @@ impl Task {
                     None => return self.close_if_ours(Ended::ByUs).await,
                 },
                 () = tokio::time::sleep_until(deadline) => {
-                    if self.io.received_bytes() == heard_bytes {
+                    // Part of a long message may have come meanwhile.
+                    if self.io.heard_at() + self.silence_max <= Instant::now() {
                         let ended = Ended::Silent { after: self.silence_max };
                         return self.close_if_ours(ended).await;
                     }
                 }
-            }
-            if self.io.received_bytes() != heard_bytes {
-                heard_bytes = self.io.received_bytes();
-                deadline = Instant::now() + self.silence_max;
             }
         }
     }

@@ -89,7 +89,7 @@ pub struct WsIo<S> {
     pong_late: Option<Vec<u8>>,
     phase: Phase,
     deadline: Option<Pin<Box<Sleep>>>,
-    received_bytes: u64,
+    heard_at: Instant,
     random_failed: bool,
 }
 
@@ -133,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsIo<S> {
         Self {
             stream,
             connection,
-            received_bytes: leftover.len() as u64,
+            heard_at: Instant::now(),
             unread: Unread {
                 start: 0,
                 end: leftover.len(),
@@ -161,9 +161,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsIo<S> {
         self.out.len()
     }
 
-    /// Bytes received so far. It grows while a long message arrives, which no event shows yet.
-    pub fn received_bytes(&self) -> u64 {
-        self.received_bytes
+    /// When the last bytes arrived: also those of a long message, which no event shows yet.
+    pub fn heard_at(&self) -> Instant {
+        self.heard_at
     }
 
     /// Queues a text message, copied once. `text` is UTF-8. Does nothing once we have sent a close frame.
@@ -350,7 +350,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsIo<S> {
         let end = space.filled().len();
         match read {
             Poll::Ready(Ok(())) if end > 0 => {
-                self.received_bytes += end as u64;
+                self.heard_at = Instant::now();
                 self.unread = Unread {
                     buffer,
                     start: 0,

@@ -110,16 +110,15 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let calls = Arc::new(Semaphore::new(limits::CALLS_PER_CONNECTION_MAX));
-    let mut heard = Heard::new(io.received_bytes());
     let mut next_ping = Instant::now() + limits::PING_INTERVAL;
     let mut forbidden = Forbidden::default();
     loop {
+        let silent_at = io.heard_at() + limits::SILENCE_TIMEOUT;
         // While a slow reader has this much to read, only its own frames are attended to, and its dismissal.
         if io.buffered_bytes() >= WRITE_AHEAD_BYTES {
             tokio::select! {
                 event = io.receive_or_room(WRITE_AHEAD_BYTES) => match event {
                     Ok(Some(event)) => {
-                        heard.note();
                         if let Err(reason) = attend(event, caller, outbox, control, &calls, &mut forbidden) {
                             return reason;
                         }
@@ -128,8 +127,8 @@ where
                     Err(error) => return format!("socket: {error}"),
                 },
                 farewell = reader.farewell() => return dismiss(io, &farewell),
-                () = sleep_until(heard.until()) => {
-                    if heard.is_silent(io.received_bytes()) {
+                () = sleep_until(silent_at) => {
+                    if is_silent(io) {
                         io.close(1001, "no sign of life");
                         return "no sign of life".to_owned();
                     }
@@ -140,7 +139,6 @@ where
         tokio::select! {
             event = io.receive() => match event {
                 Ok(event) => {
-                    heard.note();
                     if let Err(reason) = attend(event, caller, outbox, control, &calls, &mut forbidden) {
                         return reason;
                     }
@@ -155,8 +153,8 @@ where
                 }
                 Taken::Close(farewell) => return dismiss(io, &farewell),
             },
-            () = sleep_until(next_ping.min(heard.until())) => {
-                if heard.is_silent(io.received_bytes()) {
+            () = sleep_until(next_ping.min(silent_at)) => {
+                if is_silent(io) {
                     io.close(1001, "no sign of life");
                     return "no sign of life".to_owned();
                 }
@@ -206,36 +204,9 @@ fn attend(
     Ok(())
 }
 
-/// When the peer's bytes last grew in number: a long message counts while it arrives.
-struct Heard {
-    bytes: u64,
-    at: Instant,
-}
-
-impl Heard {
-    fn new(bytes: u64) -> Self {
-        Self {
-            bytes,
-            at: Instant::now(),
-        }
-    }
-
-    /// Something arrived; a pong counts as a sign of life.
-    fn note(&mut self) {
-        self.at = Instant::now();
-    }
-
-    fn until(&self) -> Instant {
-        self.at + limits::SILENCE_TIMEOUT
-    }
-
-    /// Part of a long message counts, too: nothing else shows it before it is whole.
-    fn is_silent(&mut self, bytes: u64) -> bool {
-        if bytes != self.bytes {
-            *self = Self::new(bytes);
-        }
-        self.at.elapsed() >= limits::SILENCE_TIMEOUT
-    }
+/// Whether nothing came for too long. A pong is a sign of life, and so is part of a long message.
+fn is_silent<S: AsyncRead + AsyncWrite + Unpin>(io: &WsIo<S>) -> bool {
+    io.heard_at().elapsed() >= limits::SILENCE_TIMEOUT
 }
 
 /// What may wait inside the codec before the outbox is read again, in bytes.

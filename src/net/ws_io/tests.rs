@@ -120,7 +120,6 @@ fn leftover_of_the_handshake_comes_first() {
         let mut server = WsIo::server(a, leftover, ws::Limits::new(MIB));
         raw.write_all(b"\x4d\x51\x58").await.unwrap();
         assert_eq!(server.receive().await.unwrap(), Event::Text("Hello".into()));
-        assert_eq!(server.received_bytes(), 11);
     });
 }
 
