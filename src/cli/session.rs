@@ -399,3 +399,82 @@ fn options(
         timeout: context.timeout(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a command finds that runs with this `openclaw.json`.
+    fn context(config: &str, fingerprint: Option<&str>) -> Context {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("openclaw.json");
+        std::fs::write(&path, config).unwrap();
+        let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+        let env = Env::given([
+            ("HOME", text(home.path())),
+            ("OPENCLAW_CONFIG_PATH", text(&path)),
+        ]);
+        Context {
+            settings: Settings::load(&env, None).unwrap(),
+            common: Common {
+                tls_fingerprint: fingerprint.map(str::to_owned),
+                ..Common::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_port_on_loopback_that_is_not_ours_is_sent_no_secret() {
+        let dialled = |config: &str| loopback_or_bound(&context(config, None).settings, "--url");
+        for loopback in [
+            "{}",
+            "{gateway: {bind: 'loopback'}}",
+            "{gateway: {bind: 'lan'}}",
+            "{gateway: {bind: 'auto'}}",
+            "{gateway: {bind: 'custom', customBindHost: '127.0.0.1'}}",
+        ] {
+            assert_eq!(dialled(loopback).unwrap(), "127.0.0.1", "{loopback}");
+        }
+        let bound = "{gateway: {bind: 'custom', customBindHost: '192.168.7.5'}}";
+        assert_eq!(dialled(bound).unwrap(), "192.168.7.5");
+        let refused = dialled("{gateway: {bind: 'tailnet'}}").unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .contains("name the tailnet address with --url")
+        );
+        // What is dialled is what is routed to, and refused before anything is sent.
+        let endpoints = configured(&context(bound, None).settings, true).unwrap();
+        assert!(matches!(&endpoints[..], [Endpoint::Tcp(url)] if url.host == "192.168.7.5"));
+        let tailnet = context("{gateway: {bind: 'tailnet'}}", None);
+        assert!(configured(&tailnet.settings, true).is_err());
+    }
+
+    #[test]
+    fn d3_a_pin_belongs_to_one_origin_or_is_an_error() {
+        let pin = "ab".repeat(32);
+        let remote =
+            |url: &str| format!("{{gateway: {{remote: {{{url} tlsFingerprint: '{pin}'}}}}}}");
+        let judged = |config: &str, flag: Option<&str>, url: &str| {
+            let url = WsUrl::parse(url).unwrap();
+            pinned(&context(config, flag), url).map(|url| url.pin.is_some())
+        };
+        let (here, there) = ("wss://gw.example:443", "wss://other.example");
+        // Without a gateway.remote.url a configured pin would pin nothing, and look as if it did.
+        let error = judged(&remote(""), None, here).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("gateway.remote.url, which is not set"),
+            "{error}"
+        );
+        assert!(judged(&remote(""), Some(&pin), here).unwrap());
+        let named = remote("url: 'wss://gw.example',");
+        assert!(judged(&named, None, here).unwrap());
+        assert!(!judged(&named, None, there).unwrap());
+        assert!(judged("{}", Some(&pin), there).unwrap());
+        // In the clear there is nothing to pin, and what is no fingerprint pins nothing.
+        assert!(judged("{}", Some(&pin), "ws://127.0.0.1:1").is_err());
+        assert!(judged("{}", Some("ab"), here).is_err());
+    }
+}
