@@ -17,8 +17,11 @@ const EXPECTED = join(here, "expected");
 const DOCUMENT = join(here, "../../docs/COMPATIBILITY.md");
 const HEADING = "## Wire differences";
 
-/** Recordings of the official CLI and node; the others hold hand-made clients. */
-const OFFICIAL = /^[abc]_.*\.jsonl$/;
+/**
+ * Recordings of the official CLI and node, and of an operator with a device: admitted, and asked to pair. The others hold
+ * hand-made clients and the Control UI.
+ */
+const OFFICIAL = /^([abc]_.*|d_ok_v3|dp_pw_dev_new)\.jsonl$/;
 
 /** Where the keys are somebody else's: a node's result, a method's own parameters as text. */
 const RELAYED = { "answer to node.invoke": ["payload"] };

@@ -97,13 +97,18 @@ export class Program {
     }
   }
 
+  /** Ends it as a crash would. */
+  kill() {
+    this.signal("SIGKILL");
+    return this.done;
+  }
+
   async stop() {
     if (!this.alive) return this.exit;
     this.signal("SIGTERM");
     const ended = await Promise.race([this.done, sleep(STOP_MS).then(() => undefined)]);
     if (ended === undefined) {
-      this.signal("SIGKILL");
-      await this.done;
+      await this.kill();
     }
     return this.exit;
   }
@@ -119,8 +124,7 @@ export async function run(file, args, env, limitMs = STEP_MS) {
   const program = new Program(args.join(" "), file, args, env);
   const exit = await Promise.race([program.done, sleep(limitMs).then(() => "timeout")]);
   if (exit === "timeout") {
-    program.signal("SIGKILL");
-    await program.done;
+    await program.kill();
   }
   return { code: exit, out: program.out, err: program.err, text: program.out + program.err };
 }

@@ -1,97 +1,27 @@
-// The tests. `run` starts this under Node 24; see there for the environment.
+// The tests of the official programs, and the end of every run. `run` starts this under Node 24; see there for the environment.
 
-import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as compare from "./compare.mjs";
 import * as lib from "./lib.mjs";
 import { check, until } from "./lib.mjs";
+import { library, stopParties } from "./library.mjs";
+import {
+  WHICH,
+  admitted,
+  counts,
+  official,
+  pendingSurface,
+  programs,
+  recordings,
+  refusedBy,
+  runsUname,
+  startNode,
+  succeeds,
+  test,
+} from "./steps.mjs";
 
 const only = process.argv[2] ?? "";
-const counts = { passed: 0, failed: 0 };
-const recordings = new Map();
-const programs = [];
-const UNAME = execFileSync("uname", ["-a"], { encoding: "utf8" }).trim();
-const WHICH = ["--command", "system.which", "--params", '{"bins":["sh"]}'];
-
-/** Runs one test. Returns what `body` returns, or undefined when it failed. */
-async function test(name, body) {
-  const began = performance.now();
-  const seconds = () => `${((performance.now() - began) / 1000).toFixed(1)} s`;
-  try {
-    const value = await body();
-    counts.passed += 1;
-    console.log(`PASS ${name} (${seconds()})`);
-    return value ?? true;
-  } catch (error) {
-    counts.failed += 1;
-    console.log(`FAIL ${name} (${seconds()})\n${String(error.message).replace(/^/gm, "     | ")}`);
-    return undefined;
-  }
-}
-
-/** Runs an official command that must succeed and say each of `expected`. */
-function official(home, command, ...expected) {
-  return test(`official CLI: openclaw ${command.map((word) => (word.length > 40 ? "…" : word)).join(" ")}`, () =>
-    succeeds(home, command, ...expected),
-  );
-}
-
-async function succeeds(home, command, ...expected) {
-  const result = await lib.openclaw(home, command);
-  check(result.code === 0, `exit code ${result.code}`, result.text);
-  for (const part of expected) {
-    const found = part instanceof RegExp ? part.test(result.out) : result.out.includes(part);
-    check(found, `the output lacks ${part}`, result.text);
-  }
-  return result;
-}
-
-async function refusedBy(home, command, ...expected) {
-  const result = await lib.openclaw(home, command);
-  check(typeof result.code === "number" && result.code !== 0, `exit code ${result.code}`, result.text);
-  for (const part of expected) check(result.text.includes(part), `the output lacks ${part}`, result.text);
-}
-
-function startNode(name, gateway, secret, home) {
-  home ??= lib.officialHome(`${name}-home`, { port: gateway.recorder.port });
-  const program = lib.officialNode(name, home, gateway.recorder.port, secret);
-  programs.push(program);
-  return { name, home, program };
-}
-
-const connects = (gateway) =>
-  gateway.recorder.lines.filter(({ frame }) => frame?.method === "connect" && frame.params.role === "node");
-
-/** The connect requests of nodes that were answered with hello-ok, in order. */
-function admitted(gateway) {
-  return connects(gateway).filter(({ conn, frame }) =>
-    gateway.recorder.lines.some((line) => line.conn === conn && line.frame?.id === frame.id && line.frame.ok === true),
-  );
-}
-
-async function pendingSurface(gateway, name) {
-  return until(`the surface of ${name} pends`, lib.NODE_START_MS, async () => {
-    const { pending } = await gateway.json(["nodes", "pending"]);
-    return pending.find((request) => request.displayName === name);
-  });
-}
-
-async function runsUname(gateway, message) {
-  const before = gateway.recorder.lines.length;
-  const result = await gateway.cli(["agent", "--message", message]);
-  check(result.code === 0, `portcullis agent: exit code ${result.code}`, result.text);
-  check(result.out.split("\n").some((line) => line.trim() === UNAME), `the answer lacks "${UNAME}"`, result.text);
-  const results = gateway.recorder.lines
-    .slice(before)
-    .filter(({ frame }) => frame?.method === "node.invoke.result" && frame.params.ok)
-    .map(({ frame }) => JSON.parse(frame.params.payloadJSON));
-  check(
-    results.some((payload) => payload.stdout?.trim() === UNAME),
-    "no result of the node holds it",
-    results,
-  );
-}
 
 /** Silent pairing, a pending surface, approval by our CLI, and a command through our agent. */
 async function firstContact(gateway, name, message, whilePending = async () => {}) {
@@ -335,7 +265,7 @@ async function wire() {
   await test("docs/COMPATIBILITY.md lists each wire difference, and no other", () => compare.checkTable(files));
 }
 
-const groups = { tokenMode, passwordMode, manualPairing, reference };
+const groups = { tokenMode, passwordMode, manualPairing, library, reference };
 const chosen = Object.keys(groups).filter((name) => name.includes(only));
 if (chosen.length === 0) {
   console.error(`no group holds "${only}"; there are ${Object.keys(groups).join(", ")}`);
@@ -347,6 +277,7 @@ for (const signal of ["SIGINT", "SIGTERM"]) {
 const broken = (name) => (error) => test(name, () => Promise.reject(error));
 await Promise.all(chosen.filter((name) => name !== "reference").map((name) => groups[name]().catch(broken(name))));
 if (chosen.includes("reference")) await groups.reference().catch(broken("reference"));
+await stopParties();
 await Promise.all(programs.map((program) => program.stop()));
 if (chosen.length === Object.keys(groups).length) await wire();
 for (const recorder of recordings.values()) recorder.close();
