@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import * as lib from "./lib.mjs";
 import { check, until } from "./lib.mjs";
-import { recordings, test } from "./steps.mjs";
+import { pendingSurface, recordings, runsUname, test } from "./steps.mjs";
 
 const module = join(lib.packages, "node_modules", "@openclaw", "gateway-client", "dist", "index.mjs");
 const { GatewayClient } = await import(pathToFileURL(module));
@@ -95,6 +95,11 @@ export async function fails(call) {
   return outcome.error;
 }
 
+/** How a Gateway ends, and with which close a client learns of it. */
+const ENDS = [
+  ["a restart", (program) => program.stop(), 1012],
+  ["a SIGKILL", (program) => program.kill(), 1006],
+];
 const SCOPES = ["operator.read", "operator.write"];
 /** A client with a key of its own. A backend on loopback needs none. */
 const DEVICE = { clientName: "openclaw-linux", mode: "ui", platform: "linux", deviceFamily: "Linux", scopes: SCOPES };
@@ -178,10 +183,7 @@ async function devices() {
   });
   if (!back) return gateway;
 
-  for (const [how, end, code] of [
-    ["a restart", (program) => program.stop(), 1012],
-    ["a SIGKILL", (program) => program.kill(), 1006],
-  ]) {
+  for (const [how, end, code] of ENDS) {
     await test(`client library: after ${how} it reconnects by itself, with the device token`, async () => {
       const count = back.hellos.length;
       const told = back.closes.length;
@@ -230,7 +232,71 @@ async function devices() {
   return gateway;
 }
 
+const SNAPSHOT = { security: "full", ask: "off", askFallback: "deny", autoAllowSkills: false, allowlistRules: [] };
+
+/** A node of protocol 3: the envelope that the library keeps for old Gateways, then the frames of any node. */
+class OldNode extends Party {
+  constructor(gateway, name, secret, identity) {
+    const envelope = { clientName: "node-host", mode: "node", role: "node", minProtocol: 3, maxProtocol: 3 };
+    const commands = ["system.run", "system.run.prepare"];
+    const offer = { clientDisplayName: name, platform: "linux", scopes: [], caps: ["system"], commands };
+    super(gateway, { ...envelope, ...offer, ...secret, onEvent: (event) => this.take(event) }, identity);
+  }
+
+  async take({ event, payload: request }) {
+    if (event !== "node.invoke.request") return;
+    const { command: argv, rawCommand, ...params } = JSON.parse(request.paramsJSON);
+    const answers = {
+      "system.run.prepare": () => {
+        const { agentId = null, sessionKey = null } = params;
+        const text = { commandText: argv.join(" "), commandPreview: rawCommand ?? null };
+        return { plan: { argv, cwd: lib.work, ...text, agentId, sessionKey, policySnapshot: SNAPSHOT } };
+      },
+      "system.run": async () => {
+        const { code, out, err } = await lib.run(argv[0], argv.slice(1), { PATH: process.env.PATH });
+        return { exitCode: code, timedOut: false, success: code === 0, stdout: out, stderr: err, error: null };
+      },
+    };
+    const payloadJSON = JSON.stringify(await answers[request.command]());
+    await this.call("node.invoke.result", { id: request.id, nodeId: request.nodeId, ok: true, payloadJSON });
+  }
+}
+
+async function protocol3() {
+  const gateway = await lib.Gateway.start("protocol-3", "token");
+  recordings.set("protocol-3", gateway.recorder);
+  const identity = new Identity();
+  const runs = () => runsUname(gateway, "/run @old uname -a");
+  const paired = await test("node of protocol 3: is paired, and runs once its surface is approved", async () => {
+    const node = new OldNode(gateway, "old", { token: gateway.secret }, identity);
+    const hello = await node.hello();
+    check(hello.protocol === 4 && hello.auth.role === "node", "another hello-ok", hello.auth);
+    const asked = gateway.recorder.lines.find(({ frame }) => frame?.method === "connect").frame.params;
+    check(asked.minProtocol === 3 && asked.maxProtocol === 3, "not the envelope of protocol 3", asked);
+    const { requestId } = await pendingSurface(gateway, "old");
+    await gateway.json(["nodes", "approve", requestId]);
+    await runs();
+    await node.stop();
+  });
+  if (!paired) return;
+  const node = new OldNode(gateway, "old", {}, identity);
+  await test("node of protocol 3: comes back with its device token alone, and runs", async () => {
+    await node.hello();
+    await runs();
+  });
+  for (const [how, end] of ENDS) {
+    await test(`node of protocol 3: after ${how} of the gateway it reconnects by itself and runs`, async () => {
+      const count = node.hellos.length;
+      await end(gateway.program);
+      await gateway.begin();
+      await node.hello(count + 1);
+      await runs();
+      check(node.errors.length === 0, "a connect was refused", node.errors);
+    });
+  }
+}
+
 /** The published client library against our Gateway. */
 export async function library() {
-  await Promise.all([secrets("token"), secrets("password"), devices()]);
+  await Promise.all([secrets("token"), secrets("password"), devices(), protocol3()]);
 }
