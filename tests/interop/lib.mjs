@@ -9,6 +9,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Recorder } from "./recorder.mjs";
 
+export { Recorder };
+
 /** A program of the reference takes seconds to start, and several of them start at once on few cores. */
 export const STEP_MS = 60_000;
 export const NODE_START_MS = 120_000;

@@ -7,6 +7,7 @@ import * as lib from "./lib.mjs";
 import { check, until } from "./lib.mjs";
 import { library, stopParties } from "./library.mjs";
 import {
+  UNAME,
   WHICH,
   admitted,
   counts,
@@ -207,38 +208,84 @@ async function reference() {
   const port = await lib.freePort();
   const token = "reference-token-0123456789abcdef";
   const home = lib.officialHome("reference", { port, auth: { mode: "token", token } });
-  const gateway = lib.officialGateway(home, port);
-  programs.push(gateway);
+  const gateway = { recorder: await lib.Recorder.listen(() => port) };
   const env = lib.ourEnv(lib.ourHome("theirs"));
   const cli = (...args) =>
     lib.run(lib.portcullis, [...args, "--url", `ws://127.0.0.1:${port}`, "--token", token, "--json"], env);
-  const up = await test("reference gateway: our CLI reads its health", async () => {
+  const json = async (...args) => {
+    const result = await cli(...args);
+    check(result.code === 0, `portcullis ${args.join(" ")}: exit code ${result.code}`, result.text);
+    return JSON.parse(result.out);
+  };
+  const begin = async () => {
+    gateway.program = lib.officialGateway(home, port);
+    programs.push(gateway.program);
     await until("the reference is ready", lib.NODE_START_MS, async () => {
-      check(gateway.alive, "the reference ended", gateway.err);
+      check(gateway.program.alive, "the reference ended", gateway.program.err);
       return (await cli("health")).code === 0;
     });
-  });
-  if (!up) return;
-  const nodeEnv = lib.ourEnv(lib.ourHome("epsilon"), { OPENCLAW_GATEWAY_TOKEN: token });
-  const args = ["node", "run", "--host", "127.0.0.1", "--port", String(port), "--display-name", "epsilon"];
-  programs.push(new lib.Program("epsilon", lib.portcullis, args, nodeEnv));
+  };
+  if (!(await test("reference gateway: our CLI reads its health", begin))) return;
+  let node;
+  const startOurs = (secret) => {
+    const config = { tools: { exec: { mode: "full" } } };
+    const url = ["--host", "127.0.0.1", "--port", String(gateway.recorder.port)];
+    const args = ["node", "run", ...url, "--display-name", "epsilon"];
+    node = new lib.Program("epsilon", lib.portcullis, args, lib.ourEnv(lib.ourHome("epsilon", config), secret));
+    programs.push(node);
+  };
+  const invoke = (command, params) =>
+    json("nodes", "invoke", "--node", "epsilon", "--command", command, "--params", JSON.stringify(params));
+  const runs = async (limitMs = lib.STEP_MS) => {
+    const { payload } = await until("system.run", limitMs, () => invoke("system.run", { command: ["uname", "-a"] }));
+    check(payload.stdout.trim() === UNAME && payload.exitCode === 0, "another result", payload);
+  };
+
+  startOurs({ OPENCLAW_GATEWAY_TOKEN: token });
   const request = await test("reference gateway: our node host connects and its surface pends", () =>
     until("the surface of epsilon pends", lib.STEP_MS, async () => {
-      const { pending } = JSON.parse((await cli("nodes", "pending")).out);
+      const { pending } = await json("nodes", "pending");
       return pending.find((entry) => entry.stage === "surface" && entry.displayName === "epsilon");
     }),
   );
   if (!request) return;
   await test("reference gateway: our CLI approves it and invokes system.which", async () => {
-    const approved = await cli("nodes", "approve", request.requestId);
-    check(approved.code === 0, `approve: exit code ${approved.code}`, approved.text);
-    const invoked = await until("system.which is answered", lib.STEP_MS, async () => {
-      const result = await cli("nodes", "invoke", "--node", "epsilon", ...WHICH);
-      check(result.code === 0, `invoke: exit code ${result.code}: ${result.text}`);
-      return result;
-    });
-    check(/"sh": ".*\/bin\/sh"/.test(invoked.out), "no path of sh", invoked.text);
+    await json("nodes", "approve", request.requestId);
+    const { payload } = await until("system.which is answered", lib.STEP_MS, () => invoke("system.which", { bins: ["sh"] }));
+    check(payload.bins.sh.endsWith("/bin/sh"), "no path of sh", payload);
   });
+  await test("reference gateway: our node host prepares a command, and runs one", async () => {
+    const { payload } = await invoke("system.run.prepare", { command: ["uname", "-a"] });
+    check(payload.plan.commandText.endsWith("uname -a"), "another plan", payload);
+    await runs();
+    const failed = await invoke("system.run", { command: ["/bin/sh", "-c", "echo out; echo err >&2; exit 3"] });
+    const { exitCode, success, stdout, stderr } = failed.payload;
+    check(exitCode === 3 && !success && stdout === "out\n" && stderr === "err\n", "another result", failed.payload);
+  });
+  const dials = (count) =>
+    until("our node host is admitted again", lib.NODE_START_MS, () => admitted(gateway).length > count && admitted(gateway).at(-1));
+  await test("reference gateway: our node host comes back with its device token alone", async () => {
+    await node.stop();
+    const count = admitted(gateway).length;
+    startOurs({});
+    const { frame } = await dials(count);
+    const auth = Object.keys(frame.params.auth ?? {}).join();
+    check(auth === "deviceToken", "it sent something else", auth);
+    await runs();
+  });
+  for (const [how, end] of [
+    ["a restart", (program) => program.stop()],
+    ["a SIGKILL", (program) => program.kill()],
+  ]) {
+    await test(`reference gateway: after ${how} our node host reconnects by itself and runs`, async () => {
+      const count = admitted(gateway).length;
+      await end(gateway.program);
+      await begin();
+      await dials(count);
+      check(node.alive, "our node host ended", node.err);
+      await runs();
+    });
+  }
 }
 
 /** Frames that we sent, against the published schema and against what the reference sends. */
