@@ -237,7 +237,7 @@ pub enum Event {
         decision: String,
         by: Actor,
     },
-    /// An approval that ended without being used: `expired`, `cancelled`.
+    /// An approval that ended without being used: `timeout`, `run-aborted`.
     #[serde(rename = "approval.ended")]
     ApprovalEnded {
         approval: String,

@@ -1,5 +1,4 @@
-//! The machine under us: clock, randomness, host name, facts, private files, and processes.
-//! The machine under us: clock, randomness, host name, addresses, facts, and private files.
+//! The machine under us: clock, randomness, host name, addresses, facts, private files, and processes.
 //!
 //! In: nothing, a path, or a program. Out: values that the pure layers take as arguments, and files that only our user can read.
 //! Attacker controls: nothing here; a local user may have prepared paths, which `files` refuses.

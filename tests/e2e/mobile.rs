@@ -131,6 +131,25 @@ fn a_phone_is_answered_about_its_queue_and_its_presence() {
 }
 
 #[test]
+fn n10_an_address_in_a_nodes_answer_is_relayed_and_never_fetched() {
+    let bait = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    bait.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/snap.jpg", bait.local_addr().unwrap());
+    let gateway = Setup::default()
+        .config("{gateway: {nodes: {commands: {allow: ['camera.snap']}}}}")
+        .start();
+    let mut operator = Peer::operator(&gateway);
+    let mut phone = Phone::approved(&gateway, &mut operator);
+    let answer = json!({"url": url, "mediaUrl": url, "path": "/etc/hostname"});
+    let served = phone.serves(&mut operator, "camera.snap", &answer.to_string());
+    assert_eq!(served["payload"], answer);
+    assert_eq!(
+        bait.accept().unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock
+    );
+}
+
+#[test]
 fn a_payload_of_20_mib_comes_through_unchanged() {
     let gateway = Setup::default()
         .config("{gateway: {nodes: {commands: {allow: ['camera.clip']}}}}")
