@@ -334,7 +334,12 @@ fn a_full_disk_stops_dispatch_and_pairing_and_both_go_on_by_themselves() {
     drop(file);
     node.serves(&mut operator, "system.which");
     Peer::admitted(&gateway, &Connect::cli(), &stranger);
-    operator.call("chat.send", &message("free")).unwrap();
+    // Nothing of it was kept: the same again is new, and stands there once.
+    operator.call("chat.send", &message("full")).unwrap();
+    let kept = operator.call("chat.history", &history).unwrap();
+    let messages = kept["messages"].as_array().unwrap();
+    let said = messages.iter().filter(|it| it["role"] == "user");
+    assert_eq!(said.count(), 1, "{kept}");
     let output = gateway.cli(&["audit", "verify", "--dir", &format!("{disk}/audit")]);
     assert!(output.status.success(), "{output:?}");
 }
