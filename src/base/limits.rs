@@ -16,6 +16,9 @@ pub const MESSAGE_BYTES_MAX: usize = 25 * MIB;
 pub const OUTBOX_BYTES_MAX: usize = 50 * MIB;
 /// What may wait in an outbox, in bytes, before frames that may be missing (the progress of an invoke) are dropped.
 pub const OUTBOX_OFFERED_BYTES_MAX: usize = MIB;
+/// Up to where relayed parameters and results may fill an outbox, in bytes. Two whole messages do not fit, so that one
+/// caller's cannot end a session; what is left is for all that is not asked whether it fits.
+pub const OUTBOX_RELAYED_BYTES_MAX: usize = 48 * MIB;
 /// Frames of one WebSocket message; 64 bytes a frame still carry 8 MiB.
 pub const FRAGMENTS_MAX: u32 = 128 * 1024;
 /// Frames of one WebSocket message that carry nothing: they cost us time and never fill the message's size.
@@ -87,6 +90,8 @@ pub const INVOKES_FINISHED_MAX: usize = 1024;
 pub const INVOKE_TIMEOUT_MS_DEFAULT: u64 = 30_000;
 /// The longest time a caller may name, in milliseconds (a day).
 pub const INVOKE_TIMEOUT_MS_MAX: u64 = 86_400_000;
+/// Callers that wait for one request under one idempotency key.
+pub const INVOKE_WAITERS_MAX: usize = 64;
 /// An idempotency key, and the command under it, in bytes: both are kept for a day.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 

@@ -289,10 +289,11 @@ impl Hub {
         caller: &Caller,
         text: Option<&str>,
     ) -> Result<Checked, Refused> {
+        // They may be megabytes: before everybody waits for the lock.
+        let fields = serde_json::from_str(text.unwrap_or("{}"));
         let mut inner = self.lock();
         self.decide(&inner, node, "system.run")?;
-        let mut fields: BTreeMap<String, Box<RawValue>> =
-            serde_json::from_str(text.unwrap_or("{}")).map_err(|_| Refused::BadParams)?;
+        let mut fields: BTreeMap<String, Box<RawValue>> = fields.map_err(|_| Refused::BadParams)?;
         let mode = self.settings().exec_mode;
         if mode == Mode::Deny {
             return Err(Refused::ExecDenied);
@@ -329,6 +330,7 @@ impl Hub {
                 approval: Some(wanted.id),
             });
         }
+        drop(inner);
         exec_gate(mode, false, false, run_id)?;
         for field in CONTROL_FIELDS {
             fields.remove(field);

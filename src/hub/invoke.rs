@@ -142,18 +142,15 @@ pub struct Invoked {
     pub id: String,
     pub result: Result<NodeResult, Refused>,
     pub timing: Timing,
-    /// The node answered after the first caller under this key had been told that it failed.
-    pub late: bool,
 }
 
 impl Invoked {
     /// One that was not sent now.
-    pub(super) fn unsent(id: String, answer: Answer, late: bool, asked_at: Instant) -> Self {
+    pub(super) fn unsent(id: String, answer: Answer, asked_at: Instant) -> Self {
         Self {
             id,
             result: answer,
             timing: Timing::since(asked_at, None),
-            late,
         }
     }
 }
@@ -180,13 +177,14 @@ pub enum ResultTaken {
 struct CancelOnDrop<'a> {
     hub: &'a Hub,
     id: &'a str,
+    by: &'a Actor,
     armed: bool,
 }
 
 impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.hub.abandon(&mut self.hub.lock(), self.id);
+            self.hub.cancel(&mut self.hub.lock(), self.id, self.by);
         }
     }
 }
@@ -210,35 +208,37 @@ impl Hub {
     pub(super) async fn run(
         &self,
         id: String,
-        invoke: Invoke,
+        mut invoke: Invoke,
         keyed: Option<Keyed>,
         asked_at: Instant,
     ) -> Invoked {
         let timeout_ms = invoke.timeout_ms.clamp(1, limits::INVOKE_TIMEOUT_MS_MAX);
         let deadline = asked_at + Duration::from_millis(timeout_ms);
-        let answer = match self.dispatch(&id, &invoke, keyed, asked_at, timeout_ms) {
+        // Nobody needs them once they are in the frame.
+        let params = invoke.params_json.take();
+        let sent = self.dispatch(&id, &invoke, params, keyed, asked_at, timeout_ms);
+        let answer = match sent {
             Ok(answer) => answer,
             Err(refused) => {
                 self.record_refusal(&invoke.node, &invoke.command, &invoke.actor, &refused);
-                return Invoked::unsent(id, Err(refused), false, asked_at);
+                return Invoked::unsent(id, Err(refused), asked_at);
             }
         };
         let sent_at = Instant::now();
         let mut cancel = CancelOnDrop {
             hub: self,
             id: &id,
+            by: &invoke.actor,
             armed: true,
         };
-        let result = match tokio::time::timeout_at(deadline.into(), answer).await {
-            Ok(Ok(result)) => result,
+        let told = self.awaited(&id, answer, deadline).await;
+        let result = match told {
+            Ok(Some(result)) => result,
+            Ok(None) => Err(Refused::TimedOut { timeout_ms }),
             // The waiter was dropped: the node's session has ended.
-            Ok(Err(_)) => Err(Refused::Disconnected {
+            Err(_) => Err(Refused::Disconnected {
                 command: invoke.command.clone(),
             }),
-            Err(_) => {
-                self.abandon(&mut self.lock(), &id);
-                Err(Refused::TimedOut { timeout_ms })
-            }
         };
         cancel.armed = false;
         drop(cancel);
@@ -246,11 +246,24 @@ impl Hub {
         if !is_nodes(&result) {
             self.record_result(&id, &invoke.node, &result, timing.total, false);
         }
-        Invoked {
-            id,
-            result,
-            timing,
-            late: false,
+        Invoked { id, result, timing }
+    }
+
+    /// The answer, or nothing by the deadline: then it is abandoned.
+    async fn awaited(
+        &self,
+        id: &str,
+        mut answer: oneshot::Receiver<Answer>,
+        deadline: Instant,
+    ) -> Result<Option<Answer>, oneshot::error::RecvError> {
+        let told = tokio::time::timeout_at(deadline.into(), &mut answer).await;
+        if told.is_err() && self.abandon(&mut self.lock(), id).is_some() {
+            return Ok(None);
+        }
+        match told {
+            Ok(told) => told.map(Some),
+            // It ended in this very moment, and whoever ended it is about to say how.
+            Err(_) => answer.await.map(Some),
         }
     }
 
@@ -259,10 +272,27 @@ impl Hub {
         &self,
         id: &str,
         invoke: &Invoke,
+        params: Option<String>,
         keyed: Option<Keyed>,
         asked_at: Instant,
         timeout_ms: u64,
     ) -> Result<oneshot::Receiver<Answer>, Refused> {
+        // They may be megabytes: before everybody waits for the lock.
+        let params_text = params.as_deref().unwrap_or_default();
+        let (params_bytes, params_sha256) = (params_text.len(), Digest::of(params_text.as_bytes()));
+        let spent_ms = u64::try_from(asked_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let request = NodeInvokeRequestEvent {
+            id: id.to_owned(),
+            node_id: invoke.node.as_str().to_owned(),
+            command: invoke.command.clone(),
+            params_json: params,
+            timeout_ms: Some(timeout_ms.saturating_sub(spent_ms).max(1)),
+            idempotency_key: Some(invoke.idempotency_key.clone()),
+            // The protocol's schema knows no such field, so only a node that is ours gets it.
+            progress: invoke.listener.is_some() && self.lock().registry.is_ours(&invoke.node),
+        };
+        let frame = encode::event("node.invoke.request", &request, None, None);
+        drop(request);
         let mut inner = self.lock();
         let is_reserved = nodes::is_reserved(&invoke.command);
         let needed = if is_reserved {
@@ -292,13 +322,16 @@ impl Hub {
             .outbox(&conn)
             .cloned()
             .ok_or(Refused::NotConnected)?;
-        let params = invoke.params_json.as_deref().unwrap_or_default();
+        let (bytes, limit) = (frame.len(), outbox.room());
+        if bytes > limit {
+            return Err(Refused::OversizedRequest { bytes, limit });
+        }
         let event = audit::Event::Dispatch {
             invoke: id.to_owned(),
             node: invoke.node.as_str().into(),
             command: invoke.command.as_str().into(),
-            params_bytes: params.len() as u64,
-            params_sha256: Digest::of(params.as_bytes()),
+            params_bytes: params_bytes as u64,
+            params_sha256,
             command_text: invoke.command_text.as_deref().map(Into::into),
             idempotency_key: invoke.idempotency_key.as_str().into(),
             approval: invoke.approval.clone(),
@@ -311,18 +344,6 @@ impl Hub {
                 tracing::error!(%error, "the audit log cannot be written; nothing is dispatched");
                 Refused::AuditUnavailable
             })?;
-        let spent_ms = u64::try_from(asked_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let request = NodeInvokeRequestEvent {
-            id: id.to_owned(),
-            node_id: invoke.node.as_str().to_owned(),
-            command: invoke.command.clone(),
-            params_json: invoke.params_json.clone(),
-            timeout_ms: Some(timeout_ms.saturating_sub(spent_ms).max(1)),
-            idempotency_key: Some(invoke.idempotency_key.clone()),
-            // The protocol's schema knows no such field, so only a node that is ours gets it.
-            progress: invoke.listener.is_some() && inner.registry.is_ours(&invoke.node),
-        };
-        let frame = encode::event("node.invoke.request", &request, None, None);
         let (tell, answer) = oneshot::channel();
         inner.invokes.begin(Pending {
             id: id.to_owned(),
@@ -408,6 +429,19 @@ impl Hub {
         Some(pending)
     }
 
+    /// Ends an invocation for which nobody waits any more; who left it goes on record.
+    pub(super) fn cancel(&self, inner: &mut Inner, id: &str, by: &Actor) {
+        let Some(pending) = self.abandon(inner, id) else {
+            return;
+        };
+        self.record_after_the_fact(&audit::Event::DispatchCancelled {
+            invoke: id.to_owned(),
+            by: by.clone(),
+        });
+        let told = Err(Refused::Cancelled { sent: true });
+        let _ = pending.waiter.tell.send(told);
+    }
+
     /// Ends everything under way, because the Gateway ends: callers learn that nobody knows how far their commands came.
     /// The nodes are not told to stop; what they deliver to the next process is recorded there.
     pub fn interrupt(&self) {
@@ -417,7 +451,7 @@ impl Hub {
         }
     }
 
-    /// How many calls under idempotency keys are not answered yet.
+    /// How many calls under idempotency keys are under way or not answered yet.
     pub fn unanswered(&self) -> usize {
         self.lock().once.len()
     }
@@ -536,6 +570,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::serve::{GatewaySettings, Parts};
 
     #[test]
     fn a_text_result_is_relayed_as_json_and_unchanged() {
@@ -557,5 +592,24 @@ mod tests {
             let refused = NodeResult::relayed(None, Some(text)).unwrap_err();
             assert!(matches!(refused, Refused::Node { .. }));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_result_that_arrives_at_the_deadline_is_not_lost() {
+        let home = tempfile::TempDir::new().unwrap();
+        let secret = crate::base::Secret::new("a secret of some length");
+        let settings = GatewaySettings::on_loopback(home.path().join("own"), 0, &secret).unwrap();
+        let hub = Parts::open(settings).unwrap().hub;
+        let (tell, answer) = oneshot::channel();
+        // The node's result has taken it out of the table, and is being recorded.
+        let late_by = Duration::from_secs(1);
+        let deadline = Instant::now();
+        let told = async {
+            tokio::time::sleep(late_by).await;
+            tell.send(NodeResult::relayed(None, Some("{}".to_owned())))
+                .unwrap();
+        };
+        let (answer, ()) = tokio::join!(hub.awaited("id", answer, deadline), told);
+        assert!(matches!(answer, Ok(Some(Ok(_)))));
     }
 }

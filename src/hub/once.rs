@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::invoke::{Answer, is_nodes};
 use super::{Caller, Hub, Invoke, Invoked, NodeResult};
-use crate::audit::{self, Digest};
-use crate::base::{ConnId, DeviceId, ids::uuid_v4, limits};
+use crate::audit::Digest;
+use crate::base::{DeviceId, ids::uuid_v4, limits};
 use crate::machine;
 use crate::nodes::{Dispatched, Ended, Keyed, Refused};
 use crate::store::invokes::OUTCOME_BYTES_MAX;
@@ -32,56 +32,81 @@ pub struct Request {
     pub timeout_ms: u64,
 }
 
-/// What those wait for who asked while it was under way: the answer, and whether it came late.
-type Told = Option<Arc<(Answer, bool)>>;
+/// What came of a request, for all who asked. It may be megabytes, so they share it.
+pub struct Told {
+    pub answer: Answer,
+    /// The node answered after the first caller under this key had been told that it failed.
+    pub late: bool,
+}
+
+impl Told {
+    fn refused(refused: Refused) -> Arc<Self> {
+        Arc::new(Self {
+            answer: Err(refused),
+            late: false,
+        })
+    }
+}
+
+type Heard = watch::Receiver<Option<Arc<Told>>>;
+type Tell = watch::Sender<Option<Arc<Told>>>;
 
 /// One request under way.
 struct Running {
     invoke_id: String,
     command: String,
     params_sha256: [u8; 32],
-    /// The connections that wait. Without any, the node is told to stop.
-    asked_by: Vec<ConnId>,
-    answer: watch::Receiver<Told>,
+    /// How many wait. Without any, the node is told to stop.
+    waiting: usize,
+    answer: Heard,
 }
 
-/// Requests under way, by their keys. At most one row for each call, which sessions bound.
+/// Requests under way, by their keys.
 #[derive(Default)]
-pub(super) struct OnceTable(HashMap<Keyed, Running>);
+pub(super) struct OnceTable {
+    running: HashMap<Keyed, Running>,
+    /// Callers that have not seen their answer yet, whether or not there is one.
+    waiting: usize,
+}
 
 impl OnceTable {
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.running.len().max(self.waiting)
     }
 
     pub(super) fn is_awaited(&self, keyed: &Keyed) -> bool {
-        self.0
+        self.running
             .get(keyed)
-            .is_some_and(|running| !running.asked_by.is_empty())
+            .is_some_and(|running| running.waiting > 0)
     }
+}
 
-    /// A connection has ended; gives the invocations for which nobody waits any more.
-    fn left(&mut self, conn: &ConnId) -> Vec<String> {
-        let mut unwanted = Vec::new();
-        for running in self.0.values_mut() {
-            let waited = running.asked_by.len();
-            running.asked_by.retain(|waiting| waiting != conn);
-            if running.asked_by.is_empty() && waited > 0 {
-                unwanted.push(running.invoke_id.clone());
-            }
+/// One caller's place among those who wait: when the last gives its own up, the request ends.
+struct Waiting<'a> {
+    hub: &'a Hub,
+    caller: &'a Caller,
+    keyed: &'a Keyed,
+    invoke_id: String,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.hub.lock();
+        inner.once.waiting -= 1;
+        let running = inner.once.running.get_mut(self.keyed);
+        let Some(running) = running.filter(|running| running.invoke_id == self.invoke_id) else {
+            return;
+        };
+        running.waiting -= 1;
+        if running.waiting == 0 {
+            self.hub
+                .cancel(&mut inner, &self.invoke_id, &self.caller.actor);
         }
-        unwanted
     }
 }
 
-/// What a request finds.
-enum Entered {
-    /// It is the first; whoever asks meanwhile is told through this.
-    First(watch::Sender<Told>),
-    /// It is under way.
-    Joined(String, watch::Receiver<Told>),
-    Refused(Refused),
-}
+/// What a request finds: its invocation and the place where it is told, and, if it is the first, the means to tell.
+type Entered = (String, Heard, Option<Tell>);
 
 /// An outcome as the store keeps it.
 #[derive(Serialize, Deserialize)]
@@ -137,92 +162,149 @@ impl Kept {
 impl Hub {
     /// Runs a command once for its caller's key, or answers what came of it when it ran.
     ///
-    /// `make` gives the command as it may be sent; it is asked only if nothing has been sent under this key.
+    /// `make` gives the command as it may be sent; it is asked only if nothing has been sent under this key. A caller
+    /// that stops waiting ends it if nobody else waits.
     pub async fn invoke_once(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         request: &Request,
         make: impl FnOnce() -> Result<Invoke, Refused>,
-    ) -> Invoked {
-        let asked_at = Instant::now();
-        let id = uuid_v4(machine::random());
+    ) -> Arc<Told> {
         let keyed = Keyed {
             caller: caller.name(),
             node: request.node.as_str().to_owned(),
             key: request.key.clone(),
         };
         // What is on record may not cross a public path either.
-        let entered = match caller.check_path(&request.command) {
-            Ok(()) => self.enter(&keyed, &id, request, &caller.conn),
-            Err(refused) => Entered::Refused(refused),
-        };
-        let tell = match entered {
-            Entered::First(tell) => tell,
-            Entered::Joined(id, answer) => {
-                return join(id, answer, request.timeout_ms, asked_at).await;
-            }
-            Entered::Refused(refused) => {
+        let entered = caller
+            .check_path(&request.command)
+            .and_then(|()| self.enter(&keyed, request, caller));
+        let (invoke_id, mut answer, tell) = match entered {
+            Ok(entered) => entered,
+            Err(refused) => {
                 self.record_refusal(&request.node, &request.command, &caller.actor, &refused);
-                return Invoked::unsent(id, Err(refused), false, asked_at);
+                return Told::refused(refused);
             }
         };
+        let waiting = Waiting {
+            hub: self,
+            caller,
+            keyed: &keyed,
+            invoke_id,
+        };
+        let is_first = tell.is_some();
+        // Up to the first `await` below nothing can end this half-way.
+        match tell {
+            Some(tell) => self.start(&keyed, &waiting.invoke_id, request, make, tell),
+            // It holds the parameters.
+            None => drop(make),
+        }
+        let told = answer.wait_for(Option::is_some);
+        let told = if is_first {
+            // Its own deadline ends it.
+            told.await
+        } else {
+            let timeout_ms = request.timeout_ms.clamp(1, limits::INVOKE_TIMEOUT_MS_MAX);
+            match tokio::time::timeout(Duration::from_millis(timeout_ms), told).await {
+                Ok(told) => told,
+                Err(_) => return Told::refused(Refused::TimedOut { timeout_ms }),
+            }
+        };
+        told.ok()
+            .and_then(|told| told.clone())
+            .unwrap_or_else(|| Told::refused(Refused::Interrupted))
+    }
+
+    fn enter(&self, keyed: &Keyed, request: &Request, caller: &Caller) -> Result<Entered, Refused> {
+        let mut inner = self.lock();
+        if inner.connections.caller(&caller.conn).is_none() {
+            return Err(Refused::Cancelled { sent: false });
+        }
+        let once = &mut inner.once;
+        let entered = match once.running.get_mut(keyed) {
+            Some(running)
+                if running.command != request.command
+                    || running.params_sha256 != request.params_sha256.0 =>
+            {
+                return Err(Refused::DuplicateKey);
+            }
+            Some(running) if running.waiting >= limits::INVOKE_WAITERS_MAX => {
+                let limit = limits::INVOKE_WAITERS_MAX;
+                return Err(Refused::Busy { limit });
+            }
+            Some(running) => {
+                running.waiting += 1;
+                (running.invoke_id.clone(), running.answer.clone(), None)
+            }
+            None => {
+                let invoke_id = uuid_v4(machine::random());
+                let (tell, answer) = watch::channel(None);
+                let running = Running {
+                    invoke_id: invoke_id.clone(),
+                    command: request.command.clone(),
+                    params_sha256: request.params_sha256.0,
+                    waiting: 1,
+                    answer: answer.clone(),
+                };
+                once.running.insert(keyed.clone(), running);
+                (invoke_id, answer, Some(tell))
+            }
+        };
+        once.waiting += 1;
+        Ok(entered)
+    }
+
+    /// Runs what is new under its key, in a task of its own, for it goes on while anybody waits and not only who began
+    /// it. What is known is told as it was.
+    fn start(
+        self: &Arc<Self>,
+        keyed: &Keyed,
+        invoke_id: &str,
+        request: &Request,
+        make: impl FnOnce() -> Result<Invoke, Refused>,
+        tell: Tell,
+    ) {
+        let asked_at = Instant::now();
         let new = NewInvoke {
             caller: keyed.caller.clone(),
             node: keyed.node.clone(),
             key: keyed.key.clone(),
-            invoke_id: id.clone(),
+            invoke_id: invoke_id.to_owned(),
             command: request.command.clone(),
             params_sha256: request.params_sha256.0,
             created_at_ms: machine::now_ms(),
         };
-        let invoked = match self.store.record(|records| records.begin_invoke(&new)) {
-            Ok(Begun::New) => {
-                let invoked = match make() {
-                    Ok(invoke) => self.run(id, invoke, Some(keyed.clone()), asked_at).await,
-                    Err(refused) => Invoked::unsent(id, Err(refused), false, asked_at),
-                };
-                if !is_nodes(&invoked.result) {
-                    self.keep(&keyed, &invoked.id, &invoked.result, false);
-                }
-                invoked
-            }
+        let invoke = match self.store.record(|records| records.begin_invoke(&new)) {
+            Ok(Begun::New) => make(),
             Ok(Begun::Known(record)) => {
                 let (answer, late) = known(&record, request);
-                Invoked::unsent(record.invoke.invoke_id, answer, late, asked_at)
+                return self.tell(keyed, &tell, Told { answer, late });
             }
             Err(error) => {
                 unrecorded(&error);
-                Invoked::unsent(id, Err(Refused::AuditUnavailable), false, asked_at)
+                let answer = Err(Refused::AuditUnavailable);
+                let late = false;
+                return self.tell(keyed, &tell, Told { answer, late });
             }
         };
-        self.lock().once.0.remove(&keyed);
-        if tell.receiver_count() > 0 {
-            tell.send_replace(Some(Arc::new((invoked.result.clone(), invoked.late))));
-        }
-        invoked
+        let (hub, keyed, id) = (Arc::clone(self), keyed.clone(), invoke_id.to_owned());
+        tokio::spawn(async move {
+            let invoked = match invoke {
+                Ok(invoke) => hub.run(id, invoke, Some(keyed.clone()), asked_at).await,
+                Err(refused) => Invoked::unsent(id, Err(refused), asked_at),
+            };
+            let answer = invoked.result;
+            if !is_nodes(&answer) {
+                hub.keep(&keyed, &invoked.id, &answer, false);
+            }
+            let late = false;
+            hub.tell(&keyed, &tell, Told { answer, late });
+        });
     }
 
-    fn enter(&self, keyed: &Keyed, id: &str, request: &Request, conn: &ConnId) -> Entered {
-        let mut inner = self.lock();
-        if let Some(running) = inner.once.0.get_mut(keyed) {
-            if running.command != request.command
-                || running.params_sha256 != request.params_sha256.0
-            {
-                return Entered::Refused(Refused::DuplicateKey);
-            }
-            running.asked_by.push(conn.clone());
-            return Entered::Joined(running.invoke_id.clone(), running.answer.clone());
-        }
-        let (tell, answer) = watch::channel(None);
-        let running = Running {
-            invoke_id: id.to_owned(),
-            command: request.command.clone(),
-            params_sha256: request.params_sha256.0,
-            asked_by: vec![conn.clone()],
-            answer,
-        };
-        inner.once.0.insert(keyed.clone(), running);
-        Entered::First(tell)
+    fn tell(&self, keyed: &Keyed, tell: &Tell, told: Told) {
+        self.lock().once.running.remove(keyed);
+        tell.send_replace(Some(Arc::new(told)));
     }
 
     /// Keeps what came of a command. What was never sent leaves its key free; what nobody knows stays open.
@@ -248,43 +330,6 @@ impl Hub {
             unrecorded(&error);
         }
     }
-
-    /// What a caller that has left was the last to wait for ends, and the node is told to stop.
-    pub(super) fn caller_left(&self, inner: &mut super::Inner, caller: &Caller) {
-        for id in inner.once.left(&caller.conn) {
-            let Some(pending) = self.abandon(inner, &id) else {
-                continue;
-            };
-            self.record_after_the_fact(&audit::Event::DispatchCancelled {
-                invoke: id,
-                by: caller.actor.clone(),
-            });
-            let _ = pending
-                .waiter
-                .tell
-                .send(Err(Refused::Cancelled { sent: true }));
-        }
-    }
-}
-
-/// Waits for what an earlier request of the same words comes to.
-async fn join(
-    id: String,
-    mut answer: watch::Receiver<Told>,
-    timeout_ms: u64,
-    asked_at: Instant,
-) -> Invoked {
-    let timeout_ms = timeout_ms.clamp(1, limits::INVOKE_TIMEOUT_MS_MAX);
-    let told = answer.wait_for(Option::is_some);
-    let (answer, late) = match tokio::time::timeout(Duration::from_millis(timeout_ms), told).await {
-        Ok(Ok(told)) => told
-            .as_deref()
-            .cloned()
-            .unwrap_or((Err(Refused::Interrupted), false)),
-        Ok(Err(_)) => (Err(Refused::Interrupted), false),
-        Err(_) => (Err(Refused::TimedOut { timeout_ms }), false),
-    };
-    Invoked::unsent(id, answer, late, asked_at)
 }
 
 /// The answer that a record holds for a request.

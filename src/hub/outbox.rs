@@ -78,6 +78,12 @@ impl Outbox {
         true
     }
 
+    /// How long a relayed frame may be now, in bytes, so that neither its peer nor this queue refuses it.
+    pub fn room(&self) -> usize {
+        let left = limits::OUTBOX_RELAYED_BYTES_MAX.saturating_sub(self.0.queue().bytes);
+        left.min(limits::MESSAGE_BYTES_MAX)
+    }
+
     /// Queues a frame that has an effect on a node. The receipt shows that it is on record.
     pub fn send_recorded(&self, frame: String, _receipt: &Receipt) {
         self.send(frame);
@@ -206,5 +212,17 @@ mod tests {
             reader.take().await,
             Taken::Close(Farewell { code: 1008, .. })
         ));
+    }
+
+    #[test]
+    fn relayed_frames_leave_room_for_all_others() {
+        let outbox = Outbox::default();
+        assert_eq!(outbox.room(), limits::MESSAGE_BYTES_MAX);
+        outbox.send("x".repeat(outbox.room()));
+        assert!(outbox.room() < limits::MESSAGE_BYTES_MAX);
+        outbox.send("x".repeat(outbox.room()));
+        assert_eq!(outbox.room(), 0);
+        outbox.send("a tick".to_owned());
+        assert!(!outbox.is_closing());
     }
 }

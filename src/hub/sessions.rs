@@ -182,7 +182,6 @@ impl Hub {
         inner.connections.close(&caller.conn);
         // The waiters are dropped outside the lock; each learns that its node has gone.
         let unanswered = inner.invokes.disconnected(&caller.conn);
-        self.caller_left(&mut inner, caller);
         let conn = approval::Caller::Connection(caller.conn.clone());
         self.withdraw_approvals(&mut inner, |wanted| wanted.caller == conn);
         if caller.role == Role::Node

@@ -119,6 +119,11 @@ pub enum Refused {
         code: String,
         message: String,
     },
+    /// The frame for the node would be longer than the node or its queue takes.
+    OversizedRequest {
+        bytes: usize,
+        limit: usize,
+    },
     OversizedResult {
         bytes: usize,
         limit: usize,
@@ -147,6 +152,7 @@ impl Refused {
             Self::UnknownNode
             | Self::DuplicateKey
             | Self::BadParams
+            | Self::OversizedRequest { .. }
             | Self::OversizedResult { .. } => Category::Protocol,
             Self::NotConnected
             | Self::Disconnected { .. }
@@ -245,6 +251,7 @@ impl Refusal for Refused {
             | Self::AllowlistMiss
             | Self::DuplicateKey
             | Self::BadParams
+            | Self::OversizedRequest { .. }
             | Self::UnknownNode => "INVALID_REQUEST",
             Self::CallerWithdrawn => "FORBIDDEN",
             Self::NotConnected
@@ -283,6 +290,7 @@ impl Refusal for Refused {
             Self::UnknownNode => 404,
             Self::DuplicateKey => 409,
             Self::BadParams => 400,
+            Self::OversizedRequest { .. } => 413,
             Self::NotConnected
             | Self::Disconnected { .. }
             | Self::PairingChanged
@@ -324,6 +332,7 @@ impl Refusal for Refused {
             Self::Interrupted => "interrupted",
             Self::OutcomeNotKept { .. } => "outcome_not_kept",
             Self::Node { .. } => "node_error",
+            Self::OversizedRequest { .. } => "oversized_request",
             Self::OversizedResult { .. } => "oversized_result",
             Self::AuditUnavailable => "audit_unavailable",
             Self::DuplicateKey => "duplicate_key",
@@ -371,6 +380,9 @@ impl Refusal for Refused {
             Self::PairingChanged => "node pairing changed while invocation was active".into(),
             Self::Busy { limit } => format!("too many invocations under way ({limit})").into(),
             Self::AuditUnavailable => "nothing can be recorded now, so nothing is dispatched".into(),
+            Self::OversizedRequest { bytes, limit } => {
+                format!("the request to the node would have {bytes} bytes, and {limit} fit now").into()
+            }
             Self::DuplicateKey => "idempotencyKey was already used with other parameters".into(),
             Self::BadParams => "invalid params for this command".into(),
             Self::Disconnected { .. }
@@ -435,6 +447,9 @@ impl Refusal for Refused {
             Self::OutcomeNotKept { .. } => "the audit log has how it ended; use a new idempotencyKey to run it again".into(),
             Self::Cancelled { .. } => "send the request again if it is still wanted".into(),
             Self::Node { .. } => "see the node's own message".into(),
+            Self::OversizedRequest { .. } => {
+                "send shorter params, or wait until the node has read what is queued for it".into()
+            }
             Self::OversizedResult { limit, .. } => format!("keep the result below {limit} bytes").into(),
             Self::AuditUnavailable => "free space on the disk of the state directory; dispatch goes on by itself".into(),
             Self::DuplicateKey => "use a new idempotencyKey".into(),

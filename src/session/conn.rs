@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::door::Door;
@@ -109,7 +109,8 @@ async fn converse<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let calls = Arc::new(Semaphore::new(limits::CALLS_PER_CONNECTION_MAX));
+    // Whoever waits here ends with the connection.
+    let mut calls = JoinSet::new();
     let mut next_ping = Instant::now() + limits::PING_INTERVAL;
     let mut forbidden = Forbidden::default();
     loop {
@@ -119,7 +120,7 @@ where
             tokio::select! {
                 event = io.receive_or_room(WRITE_AHEAD_BYTES) => match event {
                     Ok(Some(event)) => {
-                        if let Err(reason) = attend(event, caller, outbox, control, &calls, &mut forbidden) {
+                        if let Err(reason) = attend(event, caller, outbox, control, &mut calls, &mut forbidden) {
                             return reason;
                         }
                     }
@@ -139,7 +140,7 @@ where
         tokio::select! {
             event = io.receive() => match event {
                 Ok(event) => {
-                    if let Err(reason) = attend(event, caller, outbox, control, &calls, &mut forbidden) {
+                    if let Err(reason) = attend(event, caller, outbox, control, &mut calls, &mut forbidden) {
                         return reason;
                     }
                 }
@@ -182,7 +183,7 @@ fn attend(
     caller: &Caller,
     outbox: &Outbox,
     control: &Arc<Control>,
-    calls: &Arc<Semaphore>,
+    calls: &mut JoinSet<()>,
     forbidden: &mut Forbidden,
 ) -> Result<(), String> {
     match event {
@@ -225,7 +226,7 @@ fn dispatch(
     caller: &Caller,
     outbox: &Outbox,
     control: &Arc<Control>,
-    calls: &Arc<Semaphore>,
+    calls: &mut JoinSet<()>,
 ) -> Accepted {
     let request = match rpc::decode(text) {
         Ok(Frame::Request(request)) => request,
@@ -251,19 +252,17 @@ fn dispatch(
             Accepted::No
         }
         Answer::Later(call) => {
-            let Ok(permit) = Arc::clone(calls).try_acquire_owned() else {
-                let limit = limits::CALLS_PER_CONNECTION_MAX;
+            while calls.try_join_next().is_some() {}
+            let limit = limits::CALLS_PER_CONNECTION_MAX;
+            if calls.len() >= limit {
                 let error = ErrorShape::unavailable(format!(
                     "{limit} calls of this connection are under way"
                 ));
                 outbox.send(encode::refusal(&request.id, &error.with_retryable(true)));
                 return Accepted::Yes;
-            };
+            }
             let outbox = outbox.clone();
-            tokio::spawn(async move {
-                outbox.send(call.await);
-                drop(permit);
-            });
+            calls.spawn(async move { outbox.send(call.await) });
             Accepted::Yes
         }
     }

@@ -12,7 +12,7 @@ use tokio::io::{DuplexStream, duplex};
 
 use super::door::{Entry, TurnedAway};
 use super::{Door, Rules};
-use crate::audit::Actor;
+use crate::audit::{Actor, Digest};
 use crate::auth::admission::AdmissionRefusal;
 use crate::auth::device::{PublicKey, Signed, sign};
 use crate::auth::rate_limit::{Class, LimitKey, LimiterSettings};
@@ -21,11 +21,12 @@ use crate::base::{ConnId, DeviceId, Secret, limits};
 use crate::cli::serve::{GatewaySettings, Parts};
 use crate::exec::{env::Overrides, plan::Prepared};
 use crate::hub::{
-    Asked, Audience, Caller, Fault, Hub, NodeDeclaration, Outbox, SessionFacts, Withdrawal,
+    Asked, Audience, Caller, Fault, Hub, NodeDeclaration, Outbox, SessionFacts, Withdrawal, once,
 };
 use crate::ingress::{self, Attributed, Client, ListenerClass, Peer};
 use crate::machine;
 use crate::net::WsIo;
+use crate::nodes::Refused;
 use crate::rpc::types::connect::ConnectParams;
 use crate::ws::{self, Event};
 
@@ -375,4 +376,24 @@ async fn k1_what_a_device_waits_for_ends_with_its_right() {
             );
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_begun_for_a_connection_that_has_gone() {
+    let it = house(&["operator.admin"]);
+    let entry = it.admit(it.connect(&["operator.admin"], None)).await;
+    let caller = it.session(&entry.ok().unwrap()).unwrap();
+    it.hub().close_session(&caller, "gone");
+    let request = once::Request {
+        node: it.device(),
+        command: "system.which".to_owned(),
+        params_sha256: Digest::of(b""),
+        key: "k".to_owned(),
+        timeout_ms: 1000,
+    };
+    let make = || -> Result<_, Refused> { panic!("it was begun") };
+    let told = it.hub().invoke_once(&caller, &request, make).await;
+    let refused = told.answer.as_ref().unwrap_err();
+    assert_eq!(*refused, Refused::Cancelled { sent: false });
+    assert_eq!(it.hub().unanswered(), 0);
 }

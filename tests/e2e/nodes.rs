@@ -789,3 +789,38 @@ fn a_ping_is_answered_with_its_own_bytes() {
     node.peer.stream().read_exact(&mut pong).unwrap();
     assert_eq!(&pong, b"\x8a\x04live");
 }
+
+#[test]
+fn what_a_node_could_not_take_is_refused_before_it_is_recorded() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    // A quote has two bytes in the caller's frame and four in the node's.
+    let quotes = json!({"text": "\"".repeat(7 * 1024 * 1024)});
+    let id = node.ask(&mut operator, "system.which", &quotes);
+    let error = operator.answer(&id).unwrap_err();
+    assert_eq!(error.code(), "INVALID_REQUEST");
+    assert!(error.message().contains("26214400 fit"), "{error:?}");
+    assert_eq!(error.0["details"]["dispatched"], "no");
+    assert!(!gateway.audit().contains("\"kind\":\"dispatch\""));
+    node.serves(&mut operator, "system.which");
+}
+
+#[test]
+fn a_result_too_large_for_its_caller_ends_no_session() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    let request = node.taken();
+    // Both `payload` and `payloadJSON` hold it.
+    node.report(
+        &request,
+        &json!({"text": "x".repeat(13 * 1024 * 1024)}).to_string(),
+    );
+    let error = operator.answer(&id).unwrap_err();
+    let details = &error.0["details"];
+    assert_eq!(details["nodeError"]["code"], "RESULT_TOO_LARGE");
+    assert_eq!(details["dispatched"], "yes");
+    node.serves(&mut operator, "system.which");
+}

@@ -219,3 +219,43 @@ fn a_gateway_that_stops_tells_its_callers_what_it_does_not_know() {
     let id = node.ask_once(&mut operator, "k", &json!({}));
     assert_eq!(operator.answer(&id).unwrap()["payload"], json!({"ran": 1}));
 }
+
+#[test]
+fn a_caller_that_gave_up_keeps_no_command_alive() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &WHICH);
+    let mut first = Peer::operator(&gateway);
+    node.ask_once(&mut first, "k", &json!({}));
+    let request = node.taken();
+    let joined = json!({
+        "nodeId": node.id(), "command": "system.which", "params": {}, "idempotencyKey": "k", "timeoutMs": 20,
+    });
+    let error = operator.call("node.invoke", &joined);
+    assert_eq!(said(error), words("TIMEOUT", "yes"));
+    first.leave();
+    let cancelled = node.peer.event("node.invoke.cancel");
+    assert_eq!(cancelled["invokeId"], request["id"]);
+}
+
+#[test]
+fn only_so_many_wait_under_one_key() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &WHICH);
+    let ids: Vec<String> = (0..65)
+        .map(|_| node.ask_once(&mut operator, "k", &json!({})))
+        .collect();
+    let mut busy = operator.frame(|frame| frame["ok"] == false);
+    assert_eq!(busy["error"]["details"]["dispatched"], "no");
+    assert_eq!(
+        busy["error"]["message"],
+        "too many invocations under way (64)"
+    );
+    let request = node.taken();
+    node.report(&request, "{}");
+    let busy = busy["id"].take();
+    for id in ids.iter().filter(|id| busy != **id) {
+        operator.answer(id).unwrap();
+    }
+}

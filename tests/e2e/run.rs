@@ -345,6 +345,11 @@ fn a_command_that_never_ends_is_ended_by_an_abort_with_all_of_its_children() {
     );
     assert_eq!(chat_end(&mut peer, "forever")["state"], "aborted");
     leash.wait_until_free();
+    assert!(
+        lab.gateway
+            .audit()
+            .contains("\"kind\":\"dispatch.cancelled\"")
+    );
     assert!(lab.say("/run echo next").contains("next"));
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::answer::{error_of, frame, refused};
 use super::super::{Answer, Control};
-use super::params;
+use super::{nodes::relayed, params};
 use crate::audit::Digest;
 use crate::base::DeviceId;
 use crate::exec::approval::{Approval, DecideError};
@@ -167,7 +167,7 @@ pub(super) fn node_policy(
     Answer::Later(Box::pin(async move {
         let answer = control.hub.node_policy_file(&caller, &node, set).await;
         let answer = answer.map(|result| result.payload);
-        frame(&id, answer.map_err(|refused| error_of(&refused)))
+        relayed(&caller, &id, answer.map_err(|refused| error_of(&refused)))
     }))
 }
 

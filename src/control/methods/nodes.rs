@@ -1,10 +1,11 @@
 //! `node.*`: what operators ask of nodes, and what nodes report.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -233,17 +234,17 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
                 listener: listener(&caller, &asked),
             })
         };
-        let invoked = hub.invoke_once(&caller, &asked, make).await;
-        let result = invoked.result.map(|result| NodeInvokeResult {
+        let told = hub.invoke_once(&caller, &asked, make).await;
+        let result = told.answer.as_ref().map(|result| NodeInvokeResult {
             ok: true,
             node_id: asked.node.as_str().to_owned(),
             command: asked.command,
-            payload: result.payload,
-            payload_json: result.payload_json,
+            payload: result.payload.as_deref().map(Cow::Borrowed),
+            payload_json: result.payload_json.as_deref().map(Cow::Borrowed),
             dispatched: Some(Dispatched::Yes.as_str().into()),
-            late: invoked.late.then_some(true),
+            late: told.late.then_some(true),
         });
-        frame(&id, result.map_err(|refused| error_of(&refused)))
+        relayed(&caller, &id, result.map_err(error_of))
     }))
 }
 
@@ -265,6 +266,20 @@ fn listener(caller: &Caller, asked: &once::Request) -> Option<Arc<Listener>> {
             outbox.offer(encode::event(NodeProgressEvent::NAME, &event, None, None))
         })
     })
+}
+
+/// A node's result as the caller's frame, or a refusal of one that would end the caller's session.
+pub(super) fn relayed(
+    caller: &Caller,
+    id: &str,
+    result: Result<impl Serialize, ErrorShape>,
+) -> String {
+    let frame = frame(id, result);
+    let (bytes, limit) = (frame.len(), caller.outbox.room());
+    if bytes <= limit {
+        return frame;
+    }
+    encode::refusal(id, &error_of(&Refused::OversizedResult { bytes, limit }))
 }
 
 /// A node's answer. What it claims is checked against the session that it came over.

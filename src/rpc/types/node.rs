@@ -262,14 +262,14 @@ pub struct NodeInvokeParams {
 /// The answer to `node.invoke`. `payload` is the node's result; `payload_json` the same as text, when it came as text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct NodeInvokeResult {
+pub struct NodeInvokeResult<'a> {
     pub ok: bool,
     pub node_id: String,
     pub command: String,
     #[serde(default)]
-    pub payload: Option<Box<RawValue>>,
+    pub payload: Option<Cow<'a, RawValue>>,
     #[serde(rename = "payloadJSON", default)]
-    pub payload_json: Option<String>,
+    pub payload_json: Option<Cow<'a, str>>,
     /// Ours, beyond the reference: whether the command reached the node, in the words of `error.details.dispatched`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dispatched: Option<Cow<'static, str>>,
