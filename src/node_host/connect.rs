@@ -15,7 +15,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::digest::{SHA256, digest};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -24,12 +23,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::retry::{self, Next, Used};
 use crate::auth::scope::Role;
-use crate::base::ids::{self, hex_lower};
+use crate::base::ids;
 use crate::base::limits::INVOKE_TIMEOUT_MS_MAX;
 use crate::client::{
     CallError, Client, ConnectError, ConnectOptions, Ended, Endpoint, Event, Events, Identity, Sent,
 };
-use crate::exec::PolicySnapshot;
 use crate::machine;
 use crate::nodes::HostFacts;
 use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL};
@@ -315,7 +313,8 @@ impl NodeHost {
 
     async fn session(&mut self, client: Client, mut events: Events) -> Ended {
         self.greet(&client);
-        report(&client, HostFacts::EVENT, &self.commands.facts());
+        let mut facts = self.commands.facts();
+        report(&client, HostFacts::EVENT, &facts);
         for result in &self.undelivered {
             self.send(&client, result.clone());
         }
@@ -328,6 +327,7 @@ impl NodeHost {
                     Err(ended) => return ended,
                 },
                 Some(result) = self.results.recv() => {
+                    self.report_changes(&client, &mut facts);
                     if self.keep(result.clone()) {
                         self.send(&client, result);
                     }
@@ -336,8 +336,18 @@ impl NodeHost {
                 _ = stats.tick() => {
                     let stats = machine::HostStats::read(Path::new("/"));
                     report(&client, "node.host.stats", &stats);
+                    self.report_changes(&client, &mut facts);
                 }
             }
+        }
+    }
+
+    /// A command may have changed the policy, as may whoever edits its file.
+    fn report_changes(&self, client: &Client, facts: &mut HostFacts) {
+        let now = self.commands.facts();
+        if now != *facts {
+            report(client, HostFacts::EVENT, &now);
+            *facts = now;
         }
     }
 
@@ -495,15 +505,14 @@ impl Commands for super::Host {
     }
 
     fn facts(&self) -> HostFacts {
-        let policy = PolicySnapshot::of(self.mode);
-        let text = serde_json::to_vec(&policy).unwrap_or_default();
+        let (mode, sha256) = self.policy_facts();
         HostFacts {
             shell: self
                 .env_text("SHELL")
                 .unwrap_or_else(|| "/bin/sh".to_owned()),
             kernel: machine::platform().kernel,
-            exec_mode: self.mode.as_str().to_owned(),
-            exec_policy_sha256: hex_lower(digest(&SHA256, &text).as_ref()),
+            exec_mode: mode.as_str().to_owned(),
+            exec_policy_sha256: sha256,
         }
     }
 

@@ -19,6 +19,9 @@ use crate::exec::allowlist::{self, Rule};
 use crate::exec::approvals_file::{self, EMPTY, Policy};
 use crate::machine::files;
 
+/// The agent of a `/run`, and the only one of our Gateway.
+const AGENT: &str = "main";
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SetParams {
@@ -41,6 +44,22 @@ impl Host {
                 rules: Vec::new(),
             }
         })
+    }
+
+    /// The reference's words for what denies everything here, and in which of the two places it stands.
+    pub(super) fn deny_reason(&self) -> &'static str {
+        if self.mode == Mode::Deny {
+            "security=deny (tools.exec.mode)"
+        } else {
+            "security=deny (exec-approvals.json)"
+        }
+    }
+
+    /// The mode that holds for a `/run`, and the digest of all that says so: the configured mode and the file.
+    pub(super) fn policy_facts(&self) -> (Mode, String) {
+        let text = self.policy_text().unwrap_or_else(Some);
+        let all = format!("{}\n{}", self.mode.as_str(), text.unwrap_or_default());
+        (self.policy(Some(AGENT)).mode, hash(Some(&all)))
     }
 
     fn policy_text(&self) -> Result<Option<String>, String> {

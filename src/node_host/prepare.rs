@@ -63,7 +63,9 @@ fn answer(
     let policy = host.policy(params.agent_id.as_deref());
     let mode = policy.mode.merge(asked);
     if mode == Mode::Deny {
-        return Err(NodeError::denied("security=deny"));
+        let own = policy.mode == Mode::Deny;
+        let reason = own.then(|| host.deny_reason());
+        return Err(NodeError::denied(reason.unwrap_or("security=deny")));
     }
     let mut plan = plan(host, params, argv, mode)?;
     // Rules cover a command as it is, without variables that somebody sets.

@@ -953,6 +953,11 @@ async fn x12_the_policy_file_only_tightens_and_denies_when_it_is_broken() {
         machine.refused(bare.clone()).await.1,
         "SYSTEM_RUN_DENIED: security=deny"
     );
+    let prepare = machine.call("system.run.prepare", json!({"command": ["true"]}));
+    assert_eq!(
+        prepare.await.unwrap_err().message,
+        "SYSTEM_RUN_DENIED: security=deny (exec-approvals.json)"
+    );
     let path = machine.path("state/exec-approvals.json");
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,

@@ -1,12 +1,15 @@
 //! No approval can be turned into a different execution (rows X1–X13, N5): the real program, the real node host.
 
-use std::fs;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use serde_json::{Value, json};
 
 use crate::run::{Lab, chat_end, message, text_of};
 use crate::secrets::{RELOADED, reload};
-use crate::support::{Connect, Device, Gateway, Peer, Process, Setup, WireError, program};
+use crate::support::{
+    Connect, Device, Gateway, PATIENCE, Peer, Process, Setup, WireError, program,
+};
 
 /// An operator who may write, and not approve.
 fn writer(gateway: &Gateway) -> Peer {
@@ -633,5 +636,18 @@ fn n6_a_nodes_policy_is_read_and_set_by_an_administrator() {
     let error = admin.call("exec.approvals.node.set", &set).unwrap_err();
     assert!(error.message().contains("reload and retry"), "{error:?}");
     assert!(lab.say("/run echo x").contains("security=deny"));
+    // The node says so by itself, too.
+    let about = json!({"nodeId": node});
+    let said = |report: &Value| {
+        let host = &report["nodes"][0]["host"];
+        let changes = report["nodes"][0]["changes"].to_string();
+        host["execMode"] == "deny" && changes.contains("exec policy")
+    };
+    let mut report = || admin.call("portcullis.nodes.report", &about).unwrap();
+    let begun = Instant::now();
+    while !said(&report()) {
+        assert!(begun.elapsed() < PATIENCE, "{}", report());
+        thread::sleep(Duration::from_millis(20));
+    }
     assert!(lab.gateway.audit().contains("policy.changed"));
 }
