@@ -3,7 +3,7 @@
 use super::nodes::{approval, seen};
 use super::output::{self, ago, short_id};
 use crate::client::call::shown;
-use crate::nodes::{CommandReport, Explanation, NodeReport, Report, Verdict};
+use crate::nodes::{CommandReport, Explanation, Finding, NodeReport, Report, Verdict};
 use crate::rpc::types::node::NodeEntry;
 
 /// One line a node. Without a report, from a Gateway that is not ours, two columns stay empty.
@@ -239,7 +239,11 @@ pub fn explanation(found: &Explanation) -> String {
         &["LAYER", "VERDICT", "RULE", "SETTING", "CHANGE"],
         &rows,
     )];
+    let unknown = |finding: &Finding| finding.verdict == Verdict::Unknown;
     let verdict = match found.verdict {
+        Verdict::Allow if found.layers.iter().any(unknown) => {
+            "the gateway would send it; what the node says is not known"
+        }
         Verdict::Allow => "it would run now",
         Verdict::Ask => "it would run once it is approved",
         Verdict::Deny | Verdict::Unknown => "it would not run now",

@@ -211,6 +211,12 @@ impl Prepared {
         !self.coverage.is_empty() && allowlist::inner(&self.plan.argv).is_some()
     }
 
+    /// The mode of the node's own policy, if the plan names it in words that we know.
+    pub fn node_mode(&self) -> Option<Mode> {
+        let words = self.plan.policy_snapshot.as_ref()?;
+        Mode::from_legacy(Some(&words.security), Some(&words.ask), None).ok()
+    }
+
     /// Whether the node says that its allowlist holds the command already. It decides again when the command comes,
     /// without an approval of ours.
     pub fn is_listed(&self) -> bool {

@@ -36,6 +36,14 @@ impl fmt::Display for UnknownWord {
 }
 
 impl Mode {
+    pub const ALL: [Self; 5] = [
+        Self::Deny,
+        Self::Allowlist,
+        Self::AskAlways,
+        Self::Ask,
+        Self::Full,
+    ];
+
     /// Reads the reference's word. Its `auto`, where a model judges, is `ask` here (decision 25).
     pub fn parse(word: &str) -> Result<Self, UnknownWord> {
         match word {
@@ -122,13 +130,7 @@ fn unknown(setting: &'static str, word: &str) -> UnknownWord {
 mod tests {
     use super::*;
 
-    const ALL: [Mode; 5] = [
-        Mode::Deny,
-        Mode::Allowlist,
-        Mode::AskAlways,
-        Mode::Ask,
-        Mode::Full,
-    ];
+    const ALL: [Mode; 5] = Mode::ALL;
 
     #[test]
     fn words_are_exact() {

@@ -16,7 +16,7 @@ use crate::exec::env::{self, Overrides};
 use crate::exec::plan::Prepared;
 use crate::exec::{Decision, argv_text, redact};
 use crate::machine;
-use crate::nodes::{Refused, exec_gate};
+use crate::nodes::{Refused, exec_gate_on};
 
 /// What a client asks an approval for.
 pub struct Asked {
@@ -89,12 +89,8 @@ impl Hub {
     pub fn request_approval(&self, caller: &Caller, asked: Asked) -> Result<Approval, Refused> {
         env::check(&asked.env).map_err(|_| Refused::BadParams)?;
         // Nobody is asked about what would not run if it were allowed.
-        exec_gate(
-            self.settings().exec_mode,
-            asked.prepared.is_listed(),
-            true,
-            None,
-        )?;
+        let (own, listed) = (asked.prepared.node_mode(), asked.prepared.is_listed());
+        exec_gate_on(self.settings().exec_mode, own, listed, true, None)?;
         let now_ms = machine::now_ms();
         let ttl_ms = asked
             .timeout_ms

@@ -16,7 +16,7 @@ use crate::exec::env::Overrides;
 use crate::exec::plan::{Asked, Plan, Prepared};
 use crate::exec::{Mode, argv_text, redact};
 use crate::machine;
-use crate::nodes::{self, Refused, exec_gate};
+use crate::nodes::{self, Refused, exec_gate, exec_gate_on};
 
 /// How long a node may take to plan a command.
 const PREPARE_TIMEOUT_MS: u64 = 30_000;
@@ -144,7 +144,8 @@ impl Hub {
     ///
     /// A command that an operator with `operator.approvals` typed is its own one-time approval, bound to what the node
     /// planned; about any other the operators are
-    /// asked, in the modes that ask. In mode `allowlist` only the node's list counts.
+    /// asked, in the modes that ask. In mode `allowlist` only the node's list counts. The mode is the stricter of the
+    /// Gateway's and the node's own, as its plan names it.
     pub async fn exec(&self, request: ExecRequest) -> Result<Executed, Refused> {
         let mode = self.settings().exec_mode;
         let run_id = uuid_v4(machine::random());
@@ -158,10 +159,13 @@ impl Hub {
         // Looked up again: turns wait, and operators are removed meanwhile.
         let scopes = self.lock().present_scopes(&request.caller)?;
         let typed = request.typed && scopes.allows(Scope::Approvals);
-        let decision = match mode {
+        // Nobody is asked about what the node will not run, and somebody is about what it would not run unasked.
+        let (own, listed) = (prepared.node_mode(), prepared.is_listed());
+        let stricter = own.map_or(mode, |own| mode.merge(own));
+        let decision = match stricter {
             Mode::Full => None,
             Mode::Deny | Mode::Allowlist => {
-                exec_gate(mode, prepared.is_listed(), typed, None)?;
+                exec_gate_on(mode, own, listed, typed, None)?;
                 None
             }
             _ if typed => {
@@ -173,7 +177,7 @@ impl Hub {
                 Some(Decision::AllowOnce)
             }
             // The node's own list is what lets it run: no approval of ours goes with it.
-            Mode::Ask if prepared.is_listed() => None,
+            Mode::Ask if listed => None,
             Mode::AskAlways | Mode::Ask => {
                 let now_ms = machine::now_ms();
                 let wanted = Wanted {
@@ -183,7 +187,7 @@ impl Hub {
                     node: request.node.clone(),
                     prepared: prepared.clone(),
                     env: Overrides::new(),
-                    may_always: mode == Mode::Ask && prepared.may_always(),
+                    may_always: stricter == Mode::Ask && prepared.may_always(),
                     created_at_ms: now_ms,
                     expires_at_ms: now_ms + limits::APPROVAL_TTL_MS_DEFAULT,
                 };
@@ -192,7 +196,7 @@ impl Hub {
         };
         // The operator may have taken their time, and the configuration may have changed meanwhile.
         let mode = self.settings().exec_mode;
-        exec_gate(mode, prepared.is_listed(), decision.is_some(), None)?;
+        exec_gate_on(mode, own, listed, decision.is_some(), None)?;
         let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
         let params = RunParams {
             timeout_ms: Some(timeout_ms),
@@ -209,6 +213,7 @@ impl Hub {
                 approval: decision.map(|_| run_id),
                 caller: request.caller,
                 actor: request.actor,
+                is_replay: false,
                 listener: request.listener,
             })
             .await;
@@ -303,7 +308,8 @@ impl Hub {
         if let Some(approval) = known {
             let wanted = approval.wanted.clone();
             // It may have been given in a freer mode.
-            exec_gate(mode, wanted.prepared.is_listed(), true, run_id.clone())?;
+            let (own, listed) = (wanted.prepared.node_mode(), wanted.prepared.is_listed());
+            exec_gate_on(mode, own, listed, true, run_id.clone())?;
             let claimed = claimed_plan(&wanted.prepared.plan, &fields)?;
             let env: Overrides = field(&fields, "env")?.unwrap_or_default();
             let used = Use {
@@ -418,6 +424,7 @@ impl Hub {
             approval: None,
             caller: caller.clone(),
             actor: caller.actor.clone(),
+            is_replay: false,
             listener: None,
         }
     }

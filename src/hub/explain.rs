@@ -2,18 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{Caller, Hub, Inner};
 use crate::auth::permission;
 use crate::base::{DeviceId, Refusal};
-use crate::exec::policy::Mode;
+use crate::exec::{Mode, Prepared};
 use crate::machine;
 use crate::nodes::{
     self, CommandReport, Explanation, Finding, HostFacts, Layer, NodeReport, Refused, Report,
-    Surface, Verdict,
+    Surface, Verdict, exec_gate, exec_gate_on,
 };
 use crate::pairing::Device;
 use crate::rpc::Method;
@@ -22,6 +21,7 @@ use crate::rpc::Method;
 const NODE_POLICY_TIMEOUT_MS: u64 = 5_000;
 /// The layer of the caller's own path.
 const CALLER_PATH: &str = "caller's path";
+const NODE_POLICY: &str = "the node's own exec policy";
 /// What of a `system.run` the node is asked to plan.
 const PLANNED_FIELDS: [&str; 6] = [
     "command",
@@ -32,24 +32,63 @@ const PLANNED_FIELDS: [&str; 6] = [
     "sessionKey",
 ];
 
+/// A node's answer to the question whether it would run a command.
+struct NodeWord {
+    finding: Finding,
+    /// Its own mode, if it is known.
+    mode: Option<Mode>,
+    listed: bool,
+    /// It plans no such command.
+    refused: Option<Refused>,
+}
+
+impl NodeWord {
+    fn of(finding: Finding) -> Self {
+        Self {
+            finding,
+            mode: None,
+            listed: false,
+            refused: None,
+        }
+    }
+}
+
 impl Hub {
     /// Each layer's word about a command on a node, and what dispatch would answer this caller now.
     ///
     /// For `system.run` the node itself is asked through `system.run.prepare`, which plans and runs nothing, if the caller
-    /// may relay that.
+    /// may relay that; `agent` is whose command it is if the parameters do not say. The verdict is that of a `/run`: what
+    /// the node's allowlist holds goes out, and a `node.invoke` of it does not.
     pub async fn explain(
         &self,
         caller: &Caller,
         node: &str,
         command: &str,
         params: Option<&RawValue>,
+        agent: &str,
     ) -> Explanation {
-        let (mut layers, refusal) = self.explain_here(caller, node, command);
-        let would_ask = refusal
-            .as_ref()
-            .is_none_or(|refused| Verdict::of(Some(refused)) == Verdict::Ask);
-        if command == "system.run" && would_ask {
-            layers.push(self.node_policy(caller, node, params).await);
+        let (mut layers, mut refusal) = self.explain_here(caller, node, command);
+        if command == "system.run" {
+            let mode = self.settings().exec_mode;
+            let asked = match refusal.is_none() && mode != Mode::Deny {
+                true => Some(self.node_word(caller, node, params, agent).await),
+                false => None,
+            };
+            let listed = asked.as_ref().is_some_and(|word| word.listed);
+            let found = match exec_gate(mode, listed, false, None) {
+                Ok(()) if listed && mode != Mode::Full => {
+                    Finding::new("exec", Verdict::Allow, "the node's allowlist holds it")
+                }
+                Ok(()) => Finding::new("exec", Verdict::Allow, "every command may run"),
+                Err(refused) => Finding::refused("exec", &refused),
+            };
+            layers.push(found.under(format!("tools.exec.mode: {}", mode.as_str())));
+            let own = asked.as_ref().and_then(|word| word.mode);
+            let refused = asked.as_ref().and_then(|word| word.refused.clone());
+            refusal = refusal
+                .or(refused)
+                .or_else(|| exec_gate_on(mode, own, listed, false, None).err());
+            layers.extend(asked.map(|word| word.finding));
         }
         // A caller without the scope, or by a public path, is refused before anything else is looked at.
         let of_caller = layers
@@ -101,44 +140,20 @@ impl Hub {
             &id,
             command,
         ));
-        if command == "system.run" {
-            let mode = self.settings().exec_mode;
-            let setting = format!("tools.exec.mode: {}", mode.as_str());
-            let found = match nodes::exec_gate(mode, false, false, None) {
-                Ok(()) => Finding::new("exec", Verdict::Allow, "every command may run"),
-                Err(refused) => Finding::refused("exec", &refused),
-            };
-            layers.push(found.under(setting));
-        }
-        (layers, self.refusal(&inner, &id, command))
+        let refused = self.decide(&inner, &id, command).err();
+        (layers, refused)
     }
 
-    /// What dispatch would answer to a command that leans on no approval.
-    fn refusal(&self, inner: &Inner, node: &DeviceId, command: &str) -> Option<Refused> {
-        let decided = self.decide(inner, node, command).and_then(|_| {
-            if command == "system.run" {
-                nodes::exec_gate(self.settings().exec_mode, false, false, None)
-            } else {
-                Ok(())
-            }
-        });
-        decided.err()
-    }
-
-    /// The node's own exec policy, as it applies to this very command.
-    async fn node_policy(&self, caller: &Caller, node: &str, params: Option<&RawValue>) -> Finding {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Planned {
-            exec_policy: Words,
-        }
-        #[derive(Deserialize)]
-        struct Words {
-            security: String,
-            ask: String,
-        }
+    /// What the node says of this very command, under its own exec policy.
+    async fn node_word(
+        &self,
+        caller: &Caller,
+        node: &str,
+        params: Option<&RawValue>,
+        agent: &str,
+    ) -> NodeWord {
         const PREPARE: &str = "system.run.prepare";
-        let unknown = |why: &str| Finding::new("node", Verdict::Unknown, why);
+        let unknown = |why: &str| NodeWord::of(Finding::new("node", Verdict::Unknown, why));
         let may = permission::check(
             Method::NodeInvoke,
             caller.role,
@@ -148,36 +163,42 @@ impl Hub {
         let Some(id) = DeviceId::parse(node).filter(|_| may.is_ok()) else {
             return unknown("not asked: that takes operator.write");
         };
-        let mut invoke = self.plain(&id, PREPARE, planned(params), caller);
+        let (params_json, named) = planned(params, agent);
+        let mut invoke = self.plain(&id, PREPARE, params_json, caller);
         invoke.timeout_ms = NODE_POLICY_TIMEOUT_MS;
+        invoke.is_replay = true;
         let answer = match self.invoke(invoke).await.result {
             Ok(result) => result.payload,
-            Err(Refused::Node { message, .. }) => {
-                let finding = Finding::new("node", Verdict::Deny, message);
-                return finding.under("the node's own exec policy");
+            Err(refused @ Refused::Node { .. }) => {
+                let finding = Finding::refused("node", &refused).under(NODE_POLICY);
+                return NodeWord {
+                    refused: Some(refused),
+                    ..NodeWord::of(finding)
+                };
             }
             Err(refused) => return unknown(&format!("not asked: {}", refused.public())),
         };
         let text = answer.as_deref().map_or("null", RawValue::get);
-        let Ok(Planned { exec_policy }) = serde_json::from_str::<Planned>(text) else {
-            return unknown("its answer names no policy");
+        let prepared = match Prepared::parse(text) {
+            Ok(prepared) => prepared,
+            Err(error) => return unknown(&error.to_string()),
         };
-        let (security, ask) = (exec_policy.security, exec_policy.ask);
-        let verdict = match Mode::from_legacy(Some(&security), Some(&ask), None) {
-            Ok(Mode::Full) => Verdict::Allow,
-            Ok(Mode::Deny) => Verdict::Deny,
-            Ok(Mode::Ask | Mode::AskAlways | Mode::Allowlist) => Verdict::Ask,
-            Err(_) => Verdict::Unknown,
+        let Some(mode) = prepared.node_mode() else {
+            return unknown("its plan names no policy that we know");
         };
-        Finding {
-            change: (verdict != Verdict::Allow)
-                .then(|| "tools.exec.mode on that machine".to_owned()),
-            ..Finding::new(
-                "node",
-                verdict,
-                format!("security {security:?}, ask {ask:?}"),
-            )
-            .under("the node's own exec policy")
+        // What was not named is on no list.
+        let listed = named && prepared.is_listed();
+        let holds = if listed { "holds" } else { "does not hold" };
+        let rule = format!("mode {}, and its allowlist {holds} it", mode.as_str());
+        let refused = exec_gate_on(Mode::Full, Some(mode), listed, false, None).err();
+        let verdict = Verdict::of(refused.as_ref());
+        NodeWord {
+            mode: Some(mode),
+            listed,
+            ..NodeWord::of(Finding {
+                change: refused.map(|refused| refused.remedy().into_owned()),
+                ..Finding::new("node", verdict, rule).under(NODE_POLICY)
+            })
         }
     }
 
@@ -209,14 +230,19 @@ impl Hub {
         names.extend(surface.approved.unwrap_or_default());
         names.extend(request.iter().flat_map(|request| &request.facts.commands));
         names.extend(record.iter().flat_map(|record| record.hits.keys()));
+        let mode = self.settings().exec_mode;
+        let is_run = |command: &str| command == "system.run";
         let report = |command: &&String| {
             let passes =
                 |layer| nodes::judge(layer, &policy, &device.platform, surface, command).is_ok();
-            let refused = self.refusal(inner, id, command);
+            let refused = self.decide(inner, id, command).err().or_else(|| {
+                let own = record.and_then(|record| record.host.as_ref()?.mode());
+                is_run(command).then(|| exec_gate_on(mode, own, false, false, None).err())?
+            });
             CommandReport {
                 command: (*command).clone(),
                 callable: passes(Layer::Declared) && passes(Layer::Approved),
-                permitted: passes(Layer::Policy) && refused != Some(Refused::ExecDenied),
+                permitted: passes(Layer::Policy) && (mode != Mode::Deny || !is_run(command)),
                 verdict: Verdict::of(refused.as_ref()),
                 rule: refused
                     .as_ref()
@@ -305,8 +331,9 @@ pub(super) fn surface<'a>(inner: &'a Inner, node: &DeviceId) -> Surface<'a> {
     }
 }
 
-/// `system.run.prepare`'s parameters for a `system.run`'s, in the freest words, so that the answer is the node's own.
-fn planned(params: Option<&RawValue>) -> String {
+/// `system.run.prepare`'s parameters for a `system.run`'s, in the freest words, so that the answer is the node's own; and
+/// whether they name a command.
+fn planned(params: Option<&RawValue>, agent: &str) -> (String, bool) {
     let mut fields: Map<String, Value> = params
         .and_then(|params| serde_json::from_str(params.get()).ok())
         .unwrap_or_default();
@@ -315,7 +342,11 @@ fn planned(params: Option<&RawValue>) -> String {
     fields.insert("security".to_owned(), security.into());
     fields.insert("ask".to_owned(), ask.into());
     fields
-        .entry("command")
-        .or_insert_with(|| vec!["true"].into());
-    Value::Object(fields).to_string()
+        .entry("agentId")
+        .or_insert_with(|| agent.to_owned().into());
+    let named = fields.contains_key("command");
+    if !named {
+        fields.insert("command".to_owned(), vec!["true"].into());
+    }
+    (Value::Object(fields).to_string(), named)
 }

@@ -38,6 +38,8 @@ pub struct Invoke {
     pub caller: Caller,
     /// As the audit log names the caller, or its turn.
     pub actor: Actor,
+    /// It explains, and is counted as no dispatch.
+    pub is_replay: bool,
     /// Who hears what the command prints while it runs, if anybody does.
     pub listener: Option<Arc<Listener>>,
 }
@@ -358,7 +360,9 @@ impl Hub {
                 listener: invoke.listener.clone(),
             },
         });
-        inner.registry.hit(&invoke.node, &invoke.command);
+        if !invoke.is_replay {
+            inner.registry.hit(&invoke.node, &invoke.command);
+        }
         outbox.send_recorded(frame, &receipt);
         Ok(answer)
     }

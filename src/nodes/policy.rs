@@ -286,6 +286,29 @@ pub fn exec_gate(
     }
 }
 
+/// The same where the node's own mode is known too: the stricter of the two counts, and a refusal that only the node's
+/// brings about says so.
+pub fn exec_gate_on(
+    mode: Mode,
+    node: Option<Mode>,
+    listed: bool,
+    approved: bool,
+    run_id: Option<String>,
+) -> Result<(), Refused> {
+    let alone = exec_gate(mode, listed, approved, run_id.clone());
+    let node = match (&alone, node) {
+        (Ok(()) | Err(Refused::ApprovalRequired { .. }), Some(node)) => node,
+        _ => return alone,
+    };
+    exec_gate(mode.merge(node), listed, approved, run_id).map_err(|refused| match refused {
+        Refused::ApprovalRequired { .. } => refused,
+        _ => Refused::NodeExecMode {
+            gateway: mode.as_str().to_owned(),
+            node: node.as_str().to_owned(),
+        },
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -458,6 +481,25 @@ mod tests {
         assert_eq!(gate(Mode::Ask, false, false), required);
         assert_eq!(gate(Mode::AskAlways, true, false), required);
         assert_eq!(gate(Mode::AskAlways, false, true), Ok(()));
+    }
+
+    #[test]
+    fn x12_the_stricter_of_gateway_and_node_counts_and_says_whose_it_is() {
+        for (gateway, node, listed, approved) in (0..100).map(|n| {
+            let mode = |n: usize| Mode::ALL[n % 5];
+            (mode(n), mode(n / 5), n / 25 % 2 == 0, n / 50 == 0)
+        }) {
+            let alone = exec_gate(gateway, listed, approved, None);
+            let both = exec_gate(gateway.merge(node), listed, approved, None);
+            let found = exec_gate_on(gateway, Some(node), listed, approved, None);
+            assert_eq!(found.is_ok(), both.is_ok(), "{gateway:?} {node:?}");
+            let of_node = matches!(found, Err(Refused::NodeExecMode { .. }));
+            let asks =
+                |it: &Result<(), Refused>| matches!(it, Err(Refused::ApprovalRequired { .. }));
+            assert_eq!(asks(&found), asks(&both) && (alone.is_ok() || asks(&alone)));
+            assert!(!of_node || alone.is_ok() || asks(&alone));
+            assert_eq!(exec_gate_on(gateway, None, listed, approved, None), alone);
+        }
     }
 
     #[test]

@@ -95,6 +95,11 @@ pub enum Refused {
     Decision(DecideError),
     /// In mode `allowlist` nobody is asked about what is not on the list, and nobody's word puts it there.
     AllowlistMiss,
+    /// The node's own exec mode lets nothing run that this could be, whoever approves it.
+    NodeExecMode {
+        gateway: String,
+        node: String,
+    },
     /// What admitted the caller, or the scope that the call needs, was taken away after it asked (K1).
     CallerWithdrawn,
     PairingChanged,
@@ -176,6 +181,7 @@ impl Refused {
             | Self::Unapproved(_)
             | Self::Decision(_)
             | Self::AllowlistMiss
+            | Self::NodeExecMode { .. }
             | Self::CallerWithdrawn
             | Self::PairingChanged => Category::Permission,
         }
@@ -249,6 +255,7 @@ impl Refusal for Refused {
             | Self::Unapproved(_)
             | Self::Decision(_)
             | Self::AllowlistMiss
+            | Self::NodeExecMode { .. }
             | Self::DuplicateKey
             | Self::BadParams
             | Self::OversizedRequest { .. }
@@ -277,6 +284,7 @@ impl Refusal for Refused {
             Self::Unapproved(_) => Some("APPROVAL_REQUIRED"),
             Self::AllowlistMiss => Some("ALLOWLIST_MISS"),
             Self::ExecDenied => Some("EXEC_DENIED"),
+            Self::NodeExecMode { .. } => Some("NODE_EXEC_MODE"),
             Self::PublicPath { .. } => Some("PUBLIC_PATH"),
             Self::CallerWithdrawn => Some("CALLER_WITHDRAWN"),
             Self::PairingChanged => Some("PAIRING_CHANGED"),
@@ -324,6 +332,7 @@ impl Refusal for Refused {
             Self::Unapproved(_) => "unapproved",
             Self::Decision(_) => "decision",
             Self::AllowlistMiss => "allowlist_miss",
+            Self::NodeExecMode { .. } => "node_exec_mode",
             Self::CallerWithdrawn => "caller_withdrawn",
             Self::PairingChanged => "pairing_changed",
             Self::Busy { .. } => "busy",
@@ -375,6 +384,14 @@ impl Refusal for Refused {
             Self::Decision(error) => error.to_string().into(),
             Self::AllowlistMiss => {
                 "exec denied: tools.exec.mode is allowlist, and only a `/run` of what the node's allowlist holds passes it".into()
+            }
+            Self::NodeExecMode { gateway, node } => {
+                let lets = if node == "allowlist" && gateway != "ask-always" {
+                    "only what its own allowlist holds"
+                } else {
+                    "nothing"
+                };
+                format!("exec denied: mode {gateway} here and {node} on the node let {lets} run").into()
             }
             Self::CallerWithdrawn => "what admitted the caller was withdrawn; nothing is run for it".into(),
             Self::PairingChanged => "node pairing changed while invocation was active".into(),
@@ -437,6 +454,9 @@ impl Refusal for Refused {
             }
             Self::Decision(_) => "list what waits: `portcullis approvals list`".into(),
             Self::AllowlistMiss => "add the command to the node's allowlist; or set tools.exec.mode to ask".into(),
+            Self::NodeExecMode { .. } => {
+                "change what that machine says: tools.exec.mode of its configuration, and the words and lists of its exec-approvals.json".into()
+            }
             Self::CallerWithdrawn => "connect again with what counts now, then ask again".into(),
             Self::PairingChanged => "try again".into(),
             Self::Busy { .. } => "wait for running invocations to end".into(),
@@ -446,6 +466,12 @@ impl Refusal for Refused {
             }
             Self::OutcomeNotKept { .. } => "the audit log has how it ended; use a new idempotencyKey to run it again".into(),
             Self::Cancelled { .. } => "send the request again if it is still wanted".into(),
+            Self::Node { message, .. } if message.contains("exec-approvals.json") => {
+                "change exec-approvals.json on that machine, or set it with `portcullis gateway call exec.approvals.node.set`".into()
+            }
+            Self::Node { message, .. } if message.contains("tools.exec.mode") => {
+                "set tools.exec.mode in the configuration of that machine".into()
+            }
             Self::Node { .. } => "see the node's own message".into(),
             Self::OversizedRequest { .. } => {
                 "send shorter params, or wait until the node has read what is queued for it".into()

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{ConnId, DeviceId, limits};
+use crate::exec::Mode;
 use crate::pairing::SurfaceFacts;
 use crate::rpc::types::node::HostStats;
 
@@ -80,6 +81,13 @@ pub struct HostFacts {
 
 impl HostFacts {
     pub const EVENT: &str = "portcullis.host";
+
+    /// Its exec mode, if the word is one.
+    pub fn mode(&self) -> Option<Mode> {
+        Mode::ALL
+            .into_iter()
+            .find(|mode| mode.as_str() == self.exec_mode)
+    }
 
     /// The same with each word cut to `limits::DEVICE_TEXT_CHARS_MAX`: the node chose them.
     #[must_use]

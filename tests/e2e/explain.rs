@@ -1,7 +1,12 @@
 //! What would run, and why not: the explanation against dispatch itself, the three states, and what is remembered of a node.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
+use crate::run::{Lab, chat_end, message, text_of};
+use crate::secrets::{RELOADED, reload};
 use crate::support::{Connect, Device, Gateway, Peer, Setup};
 
 const COMMANDS: [&str; 8] = [
@@ -136,9 +141,11 @@ fn explain_asks_the_node_itself_and_runs_nothing() {
     let params: Value = serde_json::from_str(asked["paramsJSON"].as_str().unwrap()).unwrap();
     assert_eq!(
         params,
-        json!({"command": ["id"], "security": "full", "ask": "off"})
+        json!({"command": ["id"], "agentId": "main", "security": "full", "ask": "off"})
     );
-    let plan = json!({"execPolicy": {"security": "deny", "ask": "off"}}).to_string();
+    let policy = json!({"security": "deny", "ask": "off", "askFallback": "deny"});
+    let plan = json!({"argv": ["id"], "commandText": "id", "policySnapshot": policy});
+    let plan = json!({"plan": plan}).to_string();
     let result =
         json!({"id": asked["id"], "nodeId": node.device.id, "ok": true, "payloadJSON": plan});
     node.peer.call("node.invoke.result", &result).unwrap();
@@ -149,6 +156,21 @@ fn explain_asks_the_node_itself_and_runs_nothing() {
         .find(|layer| layer["layer"] == "node")
         .unwrap();
     assert_eq!(own["verdict"], "deny", "{found}");
+    assert_eq!(found["verdict"], "deny", "{found}");
+    assert_eq!(found["change"], own["change"], "{found}");
+    // It was no dispatch.
+    let report = operator
+        .call("portcullis.nodes.report", &json!({}))
+        .unwrap();
+    let commands = report["nodes"][0]["commands"].as_array().unwrap().clone();
+    assert!(commands.iter().all(|it| it["hits"] == 0), "{report}");
+    // Nor is it shown as one that runs, once the node says so by itself.
+    let facts = json!({"shell": "sh", "kernel": "6.1", "execMode": "deny"});
+    let event = json!({"event": "portcullis.host", "payloadJSON": facts.to_string()});
+    node.peer.call("node.event", &event).unwrap();
+    let table = String::from_utf8(gateway.cli(&["nodes", "list"]).stdout).unwrap();
+    assert!(!table.contains("system.run,"), "{table}");
+    assert!(table.contains("denied: system.run;"), "{table}");
     let names: Vec<&str> = layers
         .iter()
         .map(|it| it["layer"].as_str().unwrap())
@@ -186,6 +208,102 @@ fn explain_asks_the_node_itself_and_runs_nothing() {
         .call("portcullis.nodes.explain", &about)
         .unwrap_err();
     assert_eq!(error.detail(), "MISSING_SCOPE");
+}
+
+/// What a node's policy file says, and whether its allowlist holds the command.
+fn write_policy(lab: &Lab, words: (&str, &str), rules: &Value) {
+    let (security, ask) = words;
+    let file = json!({
+        "version": 1, "defaults": {"security": security, "ask": ask},
+        "agents": {"main": {"allowlist": rules}},
+    });
+    let path = lab.path("state/portcullis/exec-approvals.json");
+    fs::write(&path, file.to_string()).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn n1_explain_says_what_a_run_does_in_every_pair_of_modes_listed_or_not() {
+    const WORDS: [(&str, &str); 5] = [
+        ("deny", "off"),
+        ("allowlist", "off"),
+        ("allowlist", "always"),
+        ("allowlist", "on-miss"),
+        ("full", "off"),
+    ];
+    let full = r#"{"tools":{"exec":{"mode":"full"}}}"#;
+    let lab = Lab::with_node_config(Gateway::start(), Some(full));
+    let node = lab.gateway.cli_json(&["nodes", "list"])["nodes"][0]["nodeId"].clone();
+    let mut approver = Peer::operator(&lab.gateway);
+    let mut writer = Peer::open(&lab.gateway);
+    let scopes = ["operator.read", "operator.write"];
+    writer.connect(&Connect::cli().scopes(&scopes)).unwrap();
+    let run = |writer: &mut Peer, key: &str| {
+        let run = message("/run /usr/bin/id -u", key);
+        writer.call("chat.send", &run).unwrap();
+    };
+    // Where the node asks each time, nothing can be allowed for good.
+    write_policy(&lab, ("allowlist", "always"), &json!([]));
+    run(&mut writer, "always");
+    let asked = approver.event("exec.approval.requested");
+    assert_eq!(
+        asked["request"]["allowedDecisions"],
+        json!(["allow-once", "deny"])
+    );
+    let resolve = json!({"id": asked["id"], "decision": "allow-once"});
+    approver.call("exec.approval.resolve", &resolve).unwrap();
+    chat_end(&mut writer, "always");
+    write_policy(&lab, ("full", "off"), &json!([]));
+    run(&mut writer, "first");
+    let asked = approver.event("exec.approval.requested");
+    let resolve = json!({"id": asked["id"], "decision": "allow-always"});
+    approver.call("exec.approval.resolve", &resolve).unwrap();
+    chat_end(&mut writer, "first");
+    let kept = fs::read(lab.path("state/portcullis/exec-approvals.json")).unwrap();
+    let kept: Value = serde_json::from_slice(&kept).unwrap();
+    let rules = kept["agents"]["main"]["allowlist"].clone();
+    assert_eq!(rules.as_array().unwrap().len(), 1, "{kept}");
+    approver.leave();
+    let about = json!({
+        "nodeId": node, "command": "system.run", "params": {"command": ["/usr/bin/id", "-u"]},
+    });
+    let (mut ran, mut asks) = (0, 0);
+    for (security, ask) in WORDS {
+        let config = format!("{{tools: {{exec: {{security: '{security}', ask: '{ask}'}}}}}}");
+        reload(&lab.gateway, &config, RELOADED);
+        for words in WORDS {
+            for rules in [&rules, &json!([])] {
+                write_policy(&lab, words, rules);
+                let found = writer.call("portcullis.nodes.explain", &about).unwrap();
+                let key = Device::new().id;
+                run(&mut writer, &key);
+                let end = chat_end(&mut writer, &key);
+                let said = text_of(&end);
+                let what = format!("{security} {ask} {words:?} {rules}: {found} {said}");
+                match found["verdict"].as_str().unwrap() {
+                    "allow" => {
+                        assert!(said.contains("exit code 0"), "{what}");
+                        ran += 1;
+                    }
+                    "ask" => {
+                        assert!(said.contains("nobody who could approve"), "{what}");
+                        asks += 1;
+                    }
+                    "deny" => {
+                        let refusal = found["refusal"].as_str().unwrap();
+                        assert!(said.contains(refusal), "{what}");
+                        let file = found["change"].as_str().unwrap();
+                        let of_node =
+                            refusal.contains("on the node") || refusal.contains("SYSTEM_RUN");
+                        assert!(!of_node || file.contains("exec-approvals.json"), "{what}");
+                    }
+                    _ => panic!("{what}"),
+                }
+            }
+        }
+    }
+    // Free if listed, in 3 x 3 pairs, and in one anyway; asked always in 5 pairs, and unless it is listed in 3.
+    assert_eq!((ran, asks), (10, 13));
 }
 
 #[test]

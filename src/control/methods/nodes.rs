@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::super::answer::{denied, error_of, frame, refused};
 use super::super::{Answer, Control};
 use super::params;
-use crate::agent::SessionKey;
+use crate::agent::session_key::{AGENT_ID, SessionKey};
 use crate::audit::Digest;
 use crate::base::{DeviceId, limits};
 use crate::hub::{Caller, Invoke, Listener, NodeResult, ResultTaken, once};
@@ -99,9 +99,10 @@ pub(super) fn explain(control: &Arc<Control>, caller: &Caller, request: &Request
             command,
             params,
         } = wanted;
-        let explained = control
-            .hub
-            .explain(&caller, &node_id, &command, params.as_deref());
+        let explained =
+            control
+                .hub
+                .explain(&caller, &node_id, &command, params.as_deref(), AGENT_ID);
         frame(&id, Ok(explained.await))
     }))
 }
@@ -231,6 +232,7 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
                 approval: checked.approval,
                 actor: caller.actor.clone(),
                 caller: caller.clone(),
+                is_replay: false,
                 listener: listener(&caller, &asked),
             })
         };
