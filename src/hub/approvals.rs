@@ -77,7 +77,7 @@ impl Hub {
                     caller: &approval.wanted.caller,
                     node: &approval.wanted.node,
                     binding: &approval.binding,
-                    now_ms: machine::now_ms(),
+                    now_ms: self.steady_ms(),
                 };
                 let redeemed = self.lock().approvals.redeem(id, &used);
                 redeemed.map_err(Refused::ApprovalMismatch)
@@ -91,7 +91,7 @@ impl Hub {
         // Nobody is asked about what would not run if it were allowed.
         let (own, listed) = (asked.prepared.node_mode(), asked.prepared.is_listed());
         exec_gate_on(self.settings().exec_mode, own, listed, true, None)?;
-        let now_ms = machine::now_ms();
+        let now_ms = self.steady_ms();
         let ttl_ms = asked
             .timeout_ms
             .unwrap_or(limits::APPROVAL_TTL_MS_DEFAULT)
@@ -132,12 +132,12 @@ impl Hub {
             node: approval.wanted.node.as_str().into(),
             command_text: shown_text(plan).as_str().into(),
             binding_sha256: Digest(approval.binding.sha256()),
-            expires_at_ms: approval.wanted.expires_at_ms,
+            expires_at_ms: self.shown_ms(approval.wanted.expires_at_ms),
             by: actor.clone(),
         })?;
         let audience = Audience::Operators(Scope::Approvals);
         let event = "exec.approval.requested";
-        let shown = listed(&approval);
+        let shown = self.listed(&approval);
         inner.connections.broadcast(audience, event, &shown, None);
         inner.approvals.open(approval.clone(), now_ms);
         Ok(approval)
@@ -146,7 +146,7 @@ impl Hub {
     /// An operator decides. An unknown word denies, and is answered as an error (X11).
     pub fn resolve_approval(&self, caller: &Caller, id: &str, word: &str) -> Result<(), Refused> {
         let decision = Decision::parse(word);
-        let now_ms = machine::now_ms();
+        let now_ms = self.steady_ms();
         let mut inner = self.lock();
         let first = inner
             .approvals
@@ -181,7 +181,7 @@ impl Hub {
                 State::Decided(decision) | State::Used(decision) => (Some(decision), "user"),
                 State::Ended(ended) => (None, ended.as_str()),
                 State::Pending => {
-                    let left_ms = expires_at_ms.saturating_sub(machine::now_ms());
+                    let left_ms = expires_at_ms.saturating_sub(self.steady_ms());
                     if left_ms == 0 {
                         self.end_approval(id, Ended::Expired);
                         continue;
@@ -196,21 +196,23 @@ impl Hub {
             return Some(Outcome {
                 decision,
                 reason,
-                created_at_ms,
-                expires_at_ms,
+                created_at_ms: self.shown_ms(created_at_ms),
+                expires_at_ms: self.shown_ms(expires_at_ms),
             });
         }
     }
 
     /// What waits for a decision, as `exec.approval.list` shows it.
     pub fn approval_list(&self) -> Vec<Value> {
-        let now_ms = machine::now_ms();
-        self.lock().approvals.pending(now_ms).map(listed).collect()
+        let now_ms = self.steady_ms();
+        let inner = self.lock();
+        let pending = inner.approvals.pending(now_ms);
+        pending.map(|approval| self.listed(approval)).collect()
     }
 
     /// One that waits, as `exec.approval.get` shows it.
     pub fn approval(&self, id: &str) -> Option<Value> {
-        let now_ms = machine::now_ms();
+        let now_ms = self.steady_ms();
         let inner = self.lock();
         let approval = inner
             .approvals
@@ -225,7 +227,7 @@ impl Hub {
             "host": "node",
             "nodeId": shown["nodeId"],
             "agentId": shown["agentId"],
-            "expiresAtMs": approval.wanted.expires_at_ms,
+            "expiresAtMs": self.shown_ms(approval.wanted.expires_at_ms),
             "request": shown,
         }))
     }
@@ -247,7 +249,7 @@ impl Hub {
 
     /// Ends what nobody is left to use.
     pub(super) fn withdraw_approvals(&self, inner: &mut Inner, which: impl Fn(&Wanted) -> bool) {
-        let live = inner.approvals.live(machine::now_ms());
+        let live = inner.approvals.live(self.steady_ms());
         let ids: Vec<String> = live
             .filter(|wanted| which(wanted))
             .map(|wanted| wanted.id.clone())
@@ -255,6 +257,16 @@ impl Hub {
         for id in ids {
             self.end_approval_in(inner, &id, Ended::Cancelled);
         }
+    }
+
+    fn listed(&self, approval: &Approval) -> Value {
+        json!({
+            "approvalKind": "exec",
+            "id": approval.wanted.id,
+            "request": shown(approval),
+            "createdAtMs": self.shown_ms(approval.wanted.created_at_ms),
+            "expiresAtMs": self.shown_ms(approval.wanted.expires_at_ms),
+        })
     }
 
     fn announce_end(
@@ -291,16 +303,6 @@ impl Hub {
             }
         }
     }
-}
-
-fn listed(approval: &Approval) -> Value {
-    json!({
-        "approvalKind": "exec",
-        "id": approval.wanted.id,
-        "request": shown(approval),
-        "createdAtMs": approval.wanted.created_at_ms,
-        "expiresAtMs": approval.wanted.expires_at_ms,
-    })
 }
 
 /// What is shown of a request: all that is bound, with secrets redacted (X13) and invisible characters written out. The

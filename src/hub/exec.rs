@@ -179,7 +179,7 @@ impl Hub {
             // The node's own list is what lets it run: no approval of ours goes with it.
             Mode::Ask if listed => None,
             Mode::AskAlways | Mode::Ask => {
-                let now_ms = machine::now_ms();
+                let now_ms = self.steady_ms();
                 let wanted = Wanted {
                     id: run_id.clone(),
                     caller: approval::Caller::Turn(run_id.clone()),
@@ -316,7 +316,7 @@ impl Hub {
                 caller: &caller.for_approval(),
                 node,
                 binding: &Binding::of(&claimed, &env),
-                now_ms: machine::now_ms(),
+                now_ms: self.steady_ms(),
             };
             let decision =
                 inner

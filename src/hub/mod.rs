@@ -22,9 +22,8 @@ mod standing;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
-
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use approvals::{Asked, Outcome};
 pub use connections::Audience;
@@ -187,6 +186,21 @@ impl Hub {
 
     pub fn uptime_ms(&self) -> u64 {
         u64::try_from(self.started_at.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Unix milliseconds as if the clock had not been set since the start, for what must neither end early nor last longer
+    /// because it was.
+    fn steady_ms(&self) -> u64 {
+        self.started_at_ms.saturating_add(self.uptime_ms())
+    }
+
+    /// A steady time as the clock has it now. They run apart a little by themselves.
+    pub fn shown_ms(&self, steady_ms: u64) -> u64 {
+        let step_ms = machine::now_ms().cast_signed() - self.steady_ms().cast_signed();
+        match step_ms.abs() {
+            0..1000 => steady_ms,
+            _ => steady_ms.saturating_add_signed(step_ms),
+        }
     }
 
     pub fn started_at_ms(&self) -> u64 {

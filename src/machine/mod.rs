@@ -17,11 +17,20 @@ pub use facts::{HostStats, Platform, host_name, platform, resident_bytes};
 
 /// Wall time in Unix milliseconds; 0 if the clock stands before 1970.
 pub fn now_ms() -> u64 {
-    SystemTime::now()
+    let now_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| {
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
+        });
+    #[cfg(test)]
+    let now_ms = now_ms.saturating_add_signed(CLOCK_STEP_MS.get());
+    now_ms
+}
+
+#[cfg(test)]
+thread_local! {
+    /// By how much the clock of this test was set forward or back.
+    pub static CLOCK_STEP_MS: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
 }
 
 /// Bytes from the operating system's generator.

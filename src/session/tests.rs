@@ -397,3 +397,38 @@ async fn nothing_is_begun_for_a_connection_that_has_gone() {
     assert_eq!(*refused, Refused::Cancelled { sent: false });
     assert_eq!(it.hub().unanswered(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn x9_a_clock_that_is_set_neither_ends_nor_prolongs_an_approval() {
+    const HOUR_MS: i64 = 3_600_000;
+    for step_ms in [HOUR_MS, -HOUR_MS] {
+        let mut it = house(&["operator.admin"]);
+        let _node = it.node(1 << 20).await;
+        let node = it.device();
+        it.key = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
+        let caller = it.operator(&["operator.admin"]).await;
+        let _other = it.operator(&["operator.admin"]).await;
+        let asked = Asked {
+            id: Some("it".to_owned()),
+            node,
+            prepared: Prepared::parse(
+                r#"{"plan": {"argv": ["/bin/ls"], "cwd": "/", "commandText": "/bin/ls"}}"#,
+            )
+            .unwrap(),
+            env: Overrides::new(),
+            timeout_ms: Some(60_000),
+        };
+        let hub = it.hub();
+        hub.request_approval(&caller, asked).unwrap();
+        machine::CLOCK_STEP_MS.set(step_ms);
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        let listed = hub.approval_list();
+        // Whoever is asked sees how much is left by the clock as it is set now.
+        let shown = listed[0]["expiresAtMs"].as_u64().unwrap();
+        let left_ms = shown.saturating_sub(machine::now_ms());
+        assert!((5000..15_000).contains(&left_ms), "{step_ms}: {left_ms}");
+        assert_eq!(hub.decision("it").await.unwrap().reason, "timeout");
+        assert!(hub.resolve_approval(&caller, "it", "allow-once").is_err());
+        machine::CLOCK_STEP_MS.set(0);
+    }
+}

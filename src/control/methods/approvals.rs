@@ -39,8 +39,8 @@ pub(super) fn request(control: &Arc<Control>, caller: &Caller, request: &Request
             status: "accepted",
             id: &wanted.id,
             delivery_route: "approval-client",
-            created_at_ms: wanted.created_at_ms,
-            expires_at_ms: wanted.expires_at_ms,
+            created_at_ms: control.hub.shown_ms(wanted.created_at_ms),
+            expires_at_ms: control.hub.shown_ms(wanted.expires_at_ms),
         };
         caller.outbox.send(encode::response(&id, &accepted));
     }
