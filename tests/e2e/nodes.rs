@@ -763,16 +763,28 @@ fn a_result_over_the_limit_ends_the_nodes_session_and_nothing_else() {
 }
 
 #[test]
-fn a_node_of_protocol_3_is_served_and_an_operator_is_not() {
-    let gateway = Gateway::start();
+fn a_node_of_protocol_3_is_served_over_restarts_and_an_operator_is_not() {
+    let mut gateway = Gateway::start();
     let mut operator = Peer::operator(&gateway);
     let old = |connect: Connect| {
         let older = connect.with("minProtocol", json!(3));
         older.with("maxProtocol", json!(3))
     };
-    let mut node = Node::declaring(&gateway, old(Connect::node()));
+    // As recorded of the reference, with more commands.
+    let mut node = Node::declaring(&gateway, old(Connect::node().with("commands", json!(RUN))));
     node.approve(&mut operator);
     node.serves(&mut operator, "system.which");
+    node.connect = node.connect.device_token(&node.token);
+    for end in [
+        |gateway: &mut Gateway| drop(gateway.terminate()),
+        Gateway::kill,
+    ] {
+        end(&mut gateway);
+        gateway.restart();
+        node.peer = node.again(&gateway);
+        operator = Peer::operator(&gateway);
+        node.serves(&mut operator, "system.which");
+    }
     let error = Peer::open(&gateway)
         .connect(&old(Connect::cli()))
         .unwrap_err();
