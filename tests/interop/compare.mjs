@@ -23,8 +23,15 @@ const HEADING = "## Wire differences";
  */
 const OFFICIAL = /^([abc]_.*|d_ok_v3|dp_pw_dev_new)\.jsonl$/;
 
+/** Of these, only what concerns the approvals themselves: who else was there is of no interest. */
+const APPROVALS = /^e_exec_approval_.*\.jsonl$/;
+
 /** Where the keys are somebody else's: a node's result, a method's own parameters as text. */
-const RELAYED = { "answer to node.invoke": ["payload"] };
+const RELAYED = {
+  "answer to exec.approvals.node.get": ["file"],
+  "answer to exec.approvals.node.set": ["file"],
+  "answer to node.invoke": ["payload"],
+};
 
 const typeOf = (value) => (value === null ? "null" : Array.isArray(value) ? "array" : typeof value);
 
@@ -95,8 +102,10 @@ function differences(ours, theirs) {
 const text = ({ frame, key, side }) => `${frame} | ${key} | ${side}`;
 
 function official(directory) {
-  const files = readdirSync(directory).filter((name) => OFFICIAL.test(name));
-  return keySets(files.sort().map((name) => join(directory, name)));
+  const names = readdirSync(directory).sort();
+  const read = (pattern) => keySets(names.filter((name) => pattern.test(name)).map((name) => join(directory, name)));
+  const approvals = [...read(APPROVALS)].filter(([kind]) => kind.includes(" exec."));
+  return new Map([...read(OFFICIAL), ...approvals]);
 }
 
 const fileName = (kind) => `${kind.replace(/[^A-Za-z0-9.]+/g, "-")}.json`;

@@ -56,6 +56,14 @@ export function startNode(name, gateway, secret, home) {
   return { name, home, program };
 }
 
+/** Our node host. A second start under the same name has the same home. */
+export function startOurNode(name, port, secret, config) {
+  const args = ["node", "run", "--host", "127.0.0.1", "--port", String(port), "--display-name", name];
+  const program = new lib.Program(name, lib.portcullis, args, lib.ourEnv(lib.ourHome(name, config), secret));
+  programs.push(program);
+  return program;
+}
+
 export const connects = (gateway) =>
   gateway.recorder.lines.filter(({ frame }) => frame?.method === "connect" && frame.params.role === "node");
 

@@ -2,6 +2,7 @@
 
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { approvals } from "./approvals.mjs";
 import * as compare from "./compare.mjs";
 import * as lib from "./lib.mjs";
 import { check, until } from "./lib.mjs";
@@ -18,6 +19,7 @@ import {
   refusedBy,
   runsUname,
   startNode,
+  startOurNode,
   succeeds,
   test,
 } from "./steps.mjs";
@@ -187,9 +189,7 @@ async function manualPairing() {
   }
 
   const ours = await test("official CLI: devices list shows our own node host, pending", async () => {
-    const env = lib.ourEnv(lib.ourHome("delta"), gateway.secretEnv);
-    const args = ["node", "run", "--host", "127.0.0.1", "--port", String(gateway.recorder.port), "--display-name", "delta"];
-    programs.push(new lib.Program("delta", lib.portcullis, args, env));
+    startOurNode("delta", gateway.recorder.port, gateway.secretEnv);
     const found = await pendingDevice("delta");
     await succeeds(home, ["devices", "list"], "delta", /Pending \(1\)/);
     return found;
@@ -228,11 +228,7 @@ async function reference() {
   if (!(await test("reference gateway: our CLI reads its health", begin))) return;
   let node;
   const startOurs = (secret) => {
-    const config = { tools: { exec: { mode: "full" } } };
-    const url = ["--host", "127.0.0.1", "--port", String(gateway.recorder.port)];
-    const args = ["node", "run", ...url, "--display-name", "epsilon"];
-    node = new lib.Program("epsilon", lib.portcullis, args, lib.ourEnv(lib.ourHome("epsilon", config), secret));
-    programs.push(node);
+    node = startOurNode("epsilon", gateway.recorder.port, secret, { tools: { exec: { mode: "full" } } });
   };
   const invoke = (command, params) =>
     json("nodes", "invoke", "--node", "epsilon", "--command", command, "--params", JSON.stringify(params));
@@ -312,7 +308,7 @@ async function wire() {
   await test("docs/COMPATIBILITY.md lists each wire difference, and no other", () => compare.checkTable(files));
 }
 
-const groups = { tokenMode, passwordMode, manualPairing, library, reference };
+const groups = { tokenMode, passwordMode, manualPairing, approvals, library, reference };
 const chosen = Object.keys(groups).filter((name) => name.includes(only));
 if (chosen.length === 0) {
   console.error(`no group holds "${only}"; there are ${Object.keys(groups).join(", ")}`);

@@ -16,6 +16,8 @@ const RESULTS = {
   "agent.identity.get": "AgentIdentityResult",
   "agents.list": "AgentsListResult",
   "device.token.rotate": "DeviceTokenRotateResult",
+  "exec.approvals.node.get": "ExecApprovalsNodeSnapshot",
+  "exec.approvals.node.set": "ExecApprovalsNodeSnapshot",
   "models.list": "ModelsListResult",
   "node.event": "NodeEventResult",
   "node.pending.drain": "NodePendingDrainResult",
