@@ -12,7 +12,7 @@ use crate::audit::{self, Actor, Digest};
 use crate::auth::scope::Scope;
 use crate::base::{DeviceId, Refusal, ids::uuid_v4, limits};
 use crate::exec::approval::{self, Binding, Decision, Use, Wanted};
-use crate::exec::env::Overrides;
+use crate::exec::env::{self, Overrides};
 use crate::exec::plan::{Asked, Plan, Prepared};
 use crate::exec::{Mode, argv_text, redact};
 use crate::machine;
@@ -338,6 +338,8 @@ impl Hub {
         }
         drop(inner);
         exec_gate(mode, false, false, run_id)?;
+        let env: Overrides = field(&fields, "env")?.unwrap_or_default();
+        env::check(&env).map_err(|_| Refused::BadParams)?;
         for field in CONTROL_FIELDS {
             fields.remove(field);
         }

@@ -384,6 +384,12 @@ fn n5_in_mode_full_a_node_hears_none_of_the_callers_control_fields() {
     assert_eq!(params, json!({"command": ["id"], "cwd": "/tmp"}));
     node.report(&request, "{}");
     operator.answer("pretend").unwrap();
+    // X3: nor a variable that chooses code, in no mode.
+    let env = json!({"command": ["id"], "env": {"LD_PRELOAD": "/x"}});
+    let loaded =
+        json!({"nodeId": node.id(), "command": "system.run", "idempotencyKey": "e", "params": env});
+    let error = operator.call("node.invoke", &loaded).unwrap_err();
+    assert_eq!(error.message(), "invalid params for this command");
 }
 
 #[test]
