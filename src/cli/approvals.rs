@@ -180,7 +180,12 @@ impl Entry {
 fn block(entry: &Entry) -> String {
     let request = &entry.request;
     let left_ms = entry.expires_at_ms.saturating_sub(machine::now_ms());
-    let env_names = request.env_keys.join(", ");
+    let env: Vec<String> = request
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let env = env.join(" ");
     let mut lines = vec![format!("Request {} ({} s left)", entry.id, left_ms / 1000)];
     let mut row = |name: &str, value: Option<&str>| {
         lines.extend(value.map(|value| format!("  {name:<9}{value}")));
@@ -190,10 +195,7 @@ fn block(entry: &Entry) -> String {
     row("agent", request.agent_id.as_deref());
     row("session", request.session_key.as_deref());
     row("cwd", request.cwd.as_deref());
-    row(
-        "env",
-        Some(env_names.as_str()).filter(|names| !names.is_empty()),
-    );
+    row("env", Some(env.as_str()).filter(|env| !env.is_empty()));
     row("sha256", request.binding_sha256.as_deref());
     // Line by line, so that nothing in a value can begin a line of its own.
     let lines: Vec<String> = lines
@@ -212,13 +214,13 @@ mod tests {
         let long = "x".repeat(5000);
         let entry: Entry = serde_json::from_value(json!({
             "id": "1\n  command  ls", "expiresAtMs": 0,
-            "request": {"command": format!("{long}\u{1b}[0m\nend"), "nodeId": "n", "envKeys": ["A", "B"]},
+            "request": {"command": format!("{long}\u{1b}[0m\nend"), "nodeId": "n", "env": {"A": "1", "B": "2"}},
         }))
         .unwrap();
         let text = block(&entry);
         assert!(text.contains(&long) && text.contains("\\nend"));
         assert_eq!(text.lines().count(), 4, "{text}");
         assert!(!text.contains('\u{1b}'));
-        assert!(text.contains("  env      A, B"));
+        assert!(text.contains("  env      A=1 B=2"));
     }
 }

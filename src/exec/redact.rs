@@ -7,7 +7,8 @@
 //! command is a plain program, and where the value has no `/`, so that nothing that runs disappears behind a name that
 //! sounds secret.
 
-use crate::exec::{allowlist, shell};
+use crate::exec::env::Overrides;
+use crate::exec::{allowlist, argv_text, shell};
 
 const REDACTED: &str = "[redacted]";
 /// A name whose last word is one of these is a secret's.
@@ -83,6 +84,21 @@ pub fn text(text: &str) -> String {
         return text.to_owned();
     }
     cut(text, true, true)
+}
+
+/// The variables that a command is given, as they may be shown beside it.
+pub fn env(argv: &[String], env: &Overrides) -> Overrides {
+    let is_plain = argv.iter().all(|argument| allowlist::is_plain(argument));
+    let expands = argv.iter().any(|argument| may_expand(argument));
+    let show = |(name, value): (&String, &String)| {
+        let runs_nothing = is_plain || !(expands || value.contains('/'));
+        let shown = match is_secret_name(name) && runs_nothing {
+            true => REDACTED.to_owned(),
+            false => argv_text::visible(value),
+        };
+        (name.clone(), shown)
+    };
+    env.iter().map(show).collect()
 }
 
 fn may_expand(text: &str) -> bool {
@@ -370,6 +386,20 @@ mod tests {
         ] {
             assert_eq!(shown(kept), kept);
         }
+    }
+
+    #[test]
+    fn x13_variables_are_shown_and_secrets_among_them_are_not() {
+        let value = |argv: &[&str], name: &str, value: &str| {
+            let argv: Vec<String> = argv.iter().map(|it| (*it).to_owned()).collect();
+            let given = [(name.to_owned(), value.to_owned())].into();
+            env(&argv, &given).remove(name).unwrap()
+        };
+        assert_eq!(value(&["id"], "LANG", "C\u{202e}"), "C\\u{202e}");
+        assert_eq!(value(&["id"], "API_TOKEN", "a/b"), REDACTED);
+        assert_eq!(value(&["sh", "x.sh"], "API_TOKEN", "hunter2"), REDACTED);
+        assert_eq!(value(&["sh", "-c", "$TOKEN"], "TOKEN", "reboot"), "reboot");
+        assert_eq!(value(&["sh", "x.sh"], "TOKEN", "/tmp/x"), "/tmp/x");
     }
 
     #[test]

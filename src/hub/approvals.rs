@@ -306,7 +306,7 @@ impl Hub {
 }
 
 /// What is shown of a request: all that is bound, with secrets redacted (X13) and invisible characters written out. The
-/// keys are the reference's; `bindingSha256` and `requestedBy` are ours.
+/// keys are the reference's; `env` and `bindingSha256` are ours.
 fn shown(approval: &Approval) -> Value {
     let wanted = &approval.wanted;
     let mut plan = wanted.prepared.plan.clone();
@@ -327,6 +327,7 @@ fn shown(approval: &Approval) -> Value {
         },
         "systemRunPlan": plan,
         "envKeys": env_names,
+        "env": redact::env(&wanted.prepared.plan.argv, &wanted.env),
         "cwd": cwd,
         "nodeId": wanted.node.as_str(),
         "host": "node",

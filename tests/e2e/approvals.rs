@@ -550,7 +550,7 @@ fn the_command_line_shows_and_decides() {
     };
     let (_, list) = cli(&["approvals", "list"]);
     assert!(
-        list.contains("one\\u{202e}") && list.contains("env      LANG"),
+        list.contains("one\\u{202e}") && list.contains("env      LANG=C"),
         "{list}"
     );
     assert_eq!(

@@ -141,7 +141,7 @@ pub struct ExecApprovalShown {
     pub node_id: Option<String>,
     pub agent_id: Option<String>,
     pub session_key: Option<String>,
-    pub env_keys: Vec<String>,
+    pub env: BTreeMap<String, String>,
     pub allowed_decisions: Vec<String>,
     pub binding_sha256: Option<String>,
 }
