@@ -18,45 +18,88 @@ const WRAPPERS_MAX: usize = 3;
 const SYSTEM_DIRS: &[&str] = &["/bin/", "/usr/bin/"];
 /// Programs whose arguments or files are programs themselves. Beside every shell and interpreter, no rule covers them.
 const LAUNCHERS: &[&str] = &[
+    "ansible",
+    "ansible-playbook",
+    "ant",
+    "apt",
+    "apt-get",
     "ar",
     "at",
     "batch",
+    "bazel",
     "busybox",
+    "bwrap",
+    "c++",
     "cargo",
+    "cc",
     "chroot",
     "chrt",
+    "clang",
+    "clang++",
     "crontab",
-    "docker",
     "doas",
+    "docker",
+    "dpkg",
+    "entr",
     "env",
+    "fakeroot",
+    "faketime",
+    "ffmpeg",
     "find",
+    "firejail",
     "flock",
+    "g++",
+    "gcc",
     "git",
     "gmake",
+    "gnuplot",
     "go",
+    "gradle",
+    "gradlew",
+    "groff",
     "ionice",
+    "ip",
     "java",
+    "just",
+    "ld",
     "ld.so",
+    "less",
+    "ltrace",
     "make",
-    "ninja",
+    "man",
+    "meson",
+    "mutt",
+    "mvn",
     "nice",
+    "ninja",
+    "nmap",
     "nohup",
     "npm",
     "npx",
     "nsenter",
+    "openssl",
     "parallel",
+    "perf",
+    "pip",
+    "pip3",
     "pipx",
     "pkexec",
     "pnpm",
     "podman",
+    "poetry",
+    "psql",
+    "pytest",
+    "rake",
     "rsync",
     "run-parts",
     "runuser",
+    "screen",
     "script",
     "sed",
     "setarch",
     "setpriv",
     "setsid",
+    "socat",
     "start-stop-daemon",
     "stdbuf",
     "strace",
@@ -65,17 +108,54 @@ const LAUNCHERS: &[&str] = &[
     "systemd-run",
     "tar",
     "taskset",
+    "terraform",
     "time",
     "timeout",
+    "tmux",
+    "tofu",
+    "tox",
     "toybox",
+    "troff",
     "unshare",
+    "uv",
     "uvx",
+    "valgrind",
     "watch",
     "xargs",
     "yarn",
+    "zip",
+];
+/// Programs of the system that never run what their arguments name, so that a growing log can be looked at.
+const DATA_ONLY: &[&str] = &[
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "cut",
+    "df",
+    "du",
+    "grep",
+    "head",
+    "ln",
+    "ls",
+    "md5sum",
+    "mkdir",
+    "mv",
+    "nl",
+    "od",
+    "realpath",
+    "rm",
+    "rmdir",
+    "sha256sum",
+    "stat",
+    "tac",
+    "tail",
+    "touch",
+    "uniq",
+    "wc",
 ];
 /// What this Gateway's own rules say of arguments, directory and content.
-const EXACT: &str = "sha256:cwd-name-argv-file:v2:";
+const EXACT: &str = "sha256:cwd-name-argv-files:v3:";
 
 /// One rule, in the reference's form.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -120,14 +200,14 @@ impl From<WrittenRule> for Rule {
 }
 
 impl Rule {
-    /// What an `allow-always` keeps: this program with this content, called by this name, with these arguments, in this
-    /// directory, and nothing else. `inner` begins with the name: one file may be `systemctl` and `reboot`.
-    pub fn exact(program: &str, file_sha256: &str, inner: &[String], cwd: &str) -> Self {
+    /// What an `allow-always` keeps: this program, called by this name, with these arguments, in this directory, it and
+    /// the files that they name with this content, and nothing else. `inner` begins with the name: one file may be `systemctl` and `reboot`.
+    pub fn exact(program: &str, files: &str, inner: &[String], cwd: &str) -> Self {
         let mut digest = Context::new(&SHA256);
         let (name, args) = inner
             .split_first()
             .map_or(("", inner), |(name, args)| (shell::base_name(name), args));
-        for field in [file_sha256, cwd, name]
+        for field in [files, cwd, name]
             .into_iter()
             .chain(args.iter().map(String::as_str))
         {
@@ -188,6 +268,23 @@ pub fn inner(argv: &[String]) -> Option<Vec<String>> {
     None
 }
 
+/// The words in which a command names its program and its files: without plain wrappers and the system's own shell, as
+/// far as they are followed.
+pub fn words(argv: &[String]) -> Vec<String> {
+    let of_shell = || {
+        let text = shell::inline_text(argv).filter(|_| is_system(&argv[0]))?;
+        Some(plain_words(text).unwrap_or_else(|| vec![text.to_owned()]))
+    };
+    inner(argv)
+        .or_else(of_shell)
+        .unwrap_or_else(|| argv.to_vec())
+}
+
+/// Whether a program's arguments are nothing that runs.
+pub fn takes_data_only(program: &str) -> bool {
+    is_system(program) && DATA_ONLY.contains(&shell::base_name(program))
+}
+
 /// Whether a program stands in one of the system's own directories.
 pub fn is_system(program: &str) -> bool {
     let name = SYSTEM_DIRS.iter().find_map(|dir| program.strip_prefix(dir));
@@ -197,7 +294,14 @@ pub fn is_system(program: &str) -> bool {
 /// Whether a program runs only itself, as far as its name tells.
 pub fn is_plain(program: &str) -> bool {
     let name = shell::base_name(program);
-    !LAUNCHERS.contains(&name)
+    // `gcc-13`, `pytest-3` and `x86_64-linux-gnu-gcc` are what they are called after.
+    let is_version = |part: &str| part.bytes().all(|it| it.is_ascii_digit() || it == b'.');
+    let family = match name.rsplit_once('-') {
+        Some((family, version)) if is_version(version) => family,
+        _ => name,
+    };
+    !LAUNCHERS.contains(&family)
+        && !(family.ends_with("-gcc") || family.ends_with("-g++"))
         && !shell::runs_files(program)
         && !name.starts_with("ld-linux")
         && !program.split('/').any(|part| part == "..")
@@ -331,6 +435,12 @@ mod tests {
             "/usr/bin/vim.basic|-S|a.vim",
             "/usr/bin/env|/usr/bin/python3|a.py",
             "/lib64/ld-linux-x86-64.so.2|/usr/bin/id",
+            "/usr/bin/pytest-3|a.py",
+            "/usr/bin/ansible-playbook|a.yml",
+            "/usr/bin/psql|-f|a.sql",
+            "/usr/bin/x86_64-linux-gnu-gcc-13|-wrapper|/tmp/x",
+            "/usr/sbin/ip|netns|exec|n|/tmp/x",
+            "/usr/bin/tmux|new|/tmp/x",
         ] {
             assert_eq!(inner(&argv(chain)), None, "{chain}");
         }

@@ -7,15 +7,15 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 
-use super::{Context, Host, NodeError, blocking, payload, prepare};
+use super::prepare::Bound;
+use super::{Context, Host, NodeError, blocking, payload};
 use crate::base::limits::{EXEC_OUTPUT_BYTES_MAX, INVOKE_TIMEOUT_MS_MAX, NODE_PROGRESS_BYTES_MAX};
-use crate::exec::allowlist::Rule;
 use crate::exec::approvals_file::Policy;
 use crate::exec::env::{self, Overrides};
 use crate::exec::output::Capture;
@@ -124,27 +124,14 @@ pub(super) fn absolute_cwd(host: &Host, cwd: Option<&str>) -> PathBuf {
 }
 
 pub(super) async fn run(params_json: &str, context: &Context) -> Result<String, NodeError> {
-    let host = &context.host;
     let params = Params::parse(params_json)?;
     let argv = params.command()?;
-    let _slot = host.slot()?;
-    let started = {
-        let host = Arc::clone(host);
-        blocking(move || {
-            let policy = host.policy(params.agent_id.as_deref());
-            let cwd = absolute_cwd(&host, params.cwd.as_deref());
-            let exact = |sha256: Option<&str>| {
-                let cwd = std::fs::canonicalize(&cwd).ok()?;
-                params
-                    .sets_nothing()
-                    .then(|| host.exact_rule(&argv, &cwd, sha256))?
-            };
-            let permit = permit(&policy, &params, &argv, exact)?;
-            resolve(&host, params, argv, &permit)
-        })
-        .await??
+    let slot = context.host.slot()?;
+    let (_slot, started) = {
+        let context = context.clone();
+        blocking(move || (slot, start(&context, params, argv))).await?
     };
-    let spec = match started {
+    let spec = match started? {
         Ok(spec) => spec,
         Err(why) => return payload(&RunResult::not_started(why)),
     };
@@ -220,21 +207,19 @@ fn ended_by_signal(status: std::process::ExitStatus) -> Option<String> {
 }
 
 /// On what this machine lets a command run.
-#[derive(Default)]
-struct Permit {
-    /// On an approval; what it was for is looked at once more.
-    approved: bool,
-    /// The rule that the approval asks to keep.
-    keep: Option<Rule>,
+enum Permit {
+    /// On its policy alone.
+    Policy,
+    /// On an approval; what it was for is looked at once more, and kept as a rule if `always`.
+    Approval { always: bool },
 }
 
-/// Whether this machine lets the command run. `exact` is the rule that would cover it with that
-/// content, or with the present one, and the program's name.
+/// Whether this machine lets the command run.
 fn permit(
     policy: &Policy,
     params: &Params,
     argv: &[String],
-    exact: impl Fn(Option<&str>) -> Option<(Rule, String)>,
+    listed: impl Fn() -> bool,
 ) -> Result<Permit, NodeError> {
     let mode = policy.mode;
     let claims_approval = params.approved == Some(true) || params.approval_decision.is_some();
@@ -243,7 +228,6 @@ fn permit(
             "INVALID_REQUEST: approvalSource cannot be combined with an explicit approval",
         ));
     }
-    let listed = || exact(None).is_some_and(|(exact, name)| policy.allows(&exact, &name));
     match mode {
         Mode::Deny => return Err(NodeError::denied("security=deny")),
         Mode::Allowlist if !listed() => return Err(NodeError::denied("allowlist miss")),
@@ -255,7 +239,7 @@ fn permit(
         Mode::Full if !claims_approval && params.was_listed() && !listed() => {
             return Err(NodeError::denied("allowlist miss"));
         }
-        _ if !claims_approval => return Ok(Permit::default()),
+        _ if !claims_approval => return Ok(Permit::Policy),
         Mode::Allowlist | Mode::AskAlways | Mode::Ask | Mode::Full => {}
     }
     let decision = params.approval_decision.as_deref().map(Decision::parse);
@@ -291,15 +275,7 @@ fn permit(
         ));
     }
     let always = decision == Some(Decision::AllowAlways) && mode != Mode::AskAlways;
-    // Kept is what was hashed when it was planned; before the rule is written, that must still be on the disk.
-    let operand = plan.mutable_file_operand.as_ref().filter(|_| always);
-    Ok(Permit {
-        approved: true,
-        keep: operand
-            .and_then(|operand| exact(Some(&operand.sha256)))
-            .filter(|(rule, name)| !policy.allows(rule, name))
-            .map(|(rule, _)| rule),
-    })
+    Ok(Permit::Approval { always })
 }
 
 fn matches(plan: &Plan, params: &Params, argv: &[String]) -> bool {
@@ -311,19 +287,31 @@ fn matches(plan: &Plan, params: &Params, argv: &[String]) -> bool {
         && plan.session_key == params.session_key
 }
 
-/// Looks the command up on the disk. The inner error is for a result that says why nothing was started.
-fn resolve(
-    host: &Host,
+/// Lets the command pass or not, and looks it up on the disk. The inner error is for a result that says why nothing was
+/// started.
+fn start(
+    context: &Context,
     params: Params,
     argv: Vec<String>,
-    permit: &Permit,
 ) -> Result<Result<Spec, String>, NodeError> {
+    let host = &context.host;
+    let policy = host.policy(params.agent_id.as_deref());
     let cwd = absolute_cwd(host, params.cwd.as_deref());
-    if permit.approved {
-        check_files(params.system_run_plan.as_ref(), &argv, &cwd)?;
-    }
-    if let Some(rule) = &permit.keep {
-        host.keep_rule(params.agent_id.as_deref(), rule);
+    let allows = |bound: &Bound| {
+        let exact = bound.exact.as_ref().filter(|_| params.sets_nothing());
+        exact.is_some_and(|(rule, name)| policy.allows(rule, name))
+    };
+    let listed = || {
+        let cwd = std::fs::canonicalize(&cwd).ok();
+        let bound = cwd.and_then(|cwd| host.bind(&argv, &cwd, &context.cancelled).ok());
+        bound.is_some_and(|bound| allows(&bound))
+    };
+    if let Permit::Approval { always } = permit(&policy, &params, &argv, listed)? {
+        let bound = check_files(context, params.system_run_plan.as_ref(), &argv, &cwd)?;
+        let keep = always && bound.may_keep && params.sets_nothing() && !allows(&bound);
+        if let Some((rule, _)) = bound.exact.filter(|_| keep) {
+            host.keep_rule(params.agent_id.as_deref(), &rule);
+        }
     }
     if !cwd.is_dir() {
         return Ok(Err(format!(
@@ -361,7 +349,12 @@ fn resolve(
 ///
 /// Between this and the start of the program lies a moment in which a file can still change; one who can write it then
 /// needs no approval of ours to run things as this user.
-fn check_files(plan: Option<&Plan>, argv: &[String], cwd: &Path) -> Result<(), NodeError> {
+fn check_files(
+    context: &Context,
+    plan: Option<&Plan>,
+    argv: &[String],
+    cwd: &Path,
+) -> Result<Bound, NodeError> {
     if !argv[0].starts_with('/') {
         // A bare name that was nowhere when it was approved may be somewhere now.
         return Err(NodeError::denied("approval requires an absolute program"));
@@ -370,12 +363,12 @@ fn check_files(plan: Option<&Plan>, argv: &[String], cwd: &Path) -> Result<(), N
         return Err(NodeError::denied("approval cwd changed before execution"));
     }
     let approved = plan.and_then(|plan| plan.mutable_file_operand.as_ref());
-    let present = prepare::file_operand(argv, cwd)?;
-    match (approved, present) {
+    let present = context.host.bind(argv, cwd, &context.cancelled)?;
+    match (approved, &present.operand) {
         (None, Some(_)) => Err(NodeError::denied("approval missing script operand binding")),
-        (approved, present) if approved != present.as_ref() => Err(NodeError::denied(
+        (approved, operand) if approved != operand.as_ref() => Err(NodeError::denied(
             "approval script operand changed before execution",
         )),
-        _ => Ok(()),
+        _ => Ok(present),
     }
 }

@@ -17,10 +17,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use ring::hmac;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::base::limits::EXEC_RUNS_MAX;
 use crate::exec::{self, Mode};
+use crate::machine;
 
 /// The commands of every node host, for its declaration.
 pub const COMMANDS: &[&str] = &[
@@ -69,6 +71,8 @@ pub struct Host {
     env: Vec<(OsString, OsString)>,
     path: OsString,
     slots: Arc<Semaphore>,
+    /// Under which digests of files leave this host.
+    key: hmac::Key,
     browser: Option<browser::Profiles>,
     /// The commands that it serves, of those that it knows.
     offered: Vec<&'static str>,
@@ -93,6 +97,7 @@ impl Host {
             path: path.map_or_else(|| which::PATH_DEFAULT.into(), |(_, path)| path.clone()),
             env,
             slots: Arc::new(Semaphore::new(EXEC_RUNS_MAX)),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &machine::random::<32>()),
             browser: settings.browser,
             offered,
         }
@@ -169,6 +174,10 @@ impl Cancelled {
         // An error means that the `Canceller` is gone.
         let _ = self.0.wait_for(|cancelled| *cancelled).await;
     }
+
+    fn is_set(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
 }
 
 /// The error of a `node.invoke.result`.
@@ -219,7 +228,7 @@ pub async fn handle(
         "system.execApprovals.get" => policy::get(params_json, &context.host).await,
         "system.execApprovals.set" => policy::set(params_json, &context.host).await,
         "system.run" => execute::run(params_json, context).await,
-        "system.run.prepare" => prepare::prepare(params_json, &context.host).await,
+        "system.run.prepare" => prepare::prepare(params_json, context).await,
         _ => which::answer(params_json, &context.host).await,
     }
 }

@@ -4,18 +4,16 @@
 //! Attacker controls: the parameters. Bounds: `EXEC_POLICY_BYTES_MAX`. Errors: `NodeError`; a file that cannot be read or
 //! understood denies every command (X12).
 
-use std::fs;
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Host, NodeError, blocking, payload, prepare};
+use super::{Host, NodeError, blocking, payload};
 use crate::base::ids::hex_lower;
 use crate::base::limits::EXEC_POLICY_BYTES_MAX;
 use crate::exec::Mode;
-use crate::exec::allowlist::{self, Rule};
+use crate::exec::allowlist::Rule;
 use crate::exec::approvals_file::{self, EMPTY, Policy};
 use crate::machine::files;
 
@@ -73,27 +71,6 @@ impl Host {
         text.transpose().map_err(|error| error.to_string())
     }
 
-    /// The rule that covers exactly this command: its real program, by path and content, its name and arguments, its
-    /// directory. The name that it is called by stands beside it. With a digest it is for that content, and not for
-    /// whatever is there now.
-    pub(super) fn exact_rule(
-        &self,
-        argv: &[String],
-        cwd: &Path,
-        sha256: Option<&str>,
-    ) -> Option<(Rule, String)> {
-        let inner = allowlist::inner(argv)?;
-        let name = inner.first()?;
-        let real = fs::canonicalize(self.find_program(name, cwd)?).ok()?;
-        let real = real.to_str().filter(|real| allowlist::is_plain(real))?;
-        let sha256 = match sha256 {
-            Some(sha256) => sha256.to_owned(),
-            None => prepare::file_sha256(Path::new(real))?,
-        };
-        let rule = Rule::exact(real, &sha256, &inner, cwd.to_str()?);
-        Some((rule, name.clone()))
-    }
-
     /// Keeps a rule; if it cannot be kept the command is asked about again.
     pub(super) fn keep_rule(&self, agent: Option<&str>, rule: &Rule) {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,12 +95,14 @@ impl Host {
 
     fn policy_snapshot(&self) -> Result<Value, NodeError> {
         let text = self.policy_text().map_err(unavailable)?;
-        let file = text.as_deref().unwrap_or(EMPTY);
+        let mut file: Value =
+            serde_json::from_str(text.as_deref().unwrap_or(EMPTY)).unwrap_or_default();
+        take_socket(&mut file);
         Ok(json!({
             "path": self.policy_path,
             "exists": text.is_some(),
             "hash": hash(text.as_deref()),
-            "file": serde_json::from_str::<Value>(file).unwrap_or_default(),
+            "file": file,
         }))
     }
 
@@ -153,9 +132,13 @@ impl Host {
             _ => {}
         }
         let mut file = params.file;
-        // A socket that answers for operators is not served, and its token is nobody's business.
-        if let Some(fields) = file.as_object_mut() {
-            fields.remove("socket");
+        take_socket(&mut file);
+        let stored = before.as_deref().map(serde_json::from_str::<Value>);
+        if let Some(Ok(mut stored)) = stored
+            && let Some(socket) = take_socket(&mut stored)
+            && let Some(fields) = file.as_object_mut()
+        {
+            fields.insert("socket".to_owned(), socket);
         }
         let text =
             serde_json::to_string_pretty(&file).map_err(|error| invalid(&error.to_string()))?;
@@ -164,6 +147,11 @@ impl Host {
         self.write_policy(&text).map_err(unavailable)?;
         self.policy_snapshot()
     }
+}
+
+/// The socket at which the reference answers for operators. Nobody learns or sets its token from afar.
+fn take_socket(file: &mut Value) -> Option<Value> {
+    file.as_object_mut()?.remove("socket")
 }
 
 fn read<T: for<'de> Deserialize<'de>>(params_json: &str) -> Result<T, NodeError> {

@@ -1,24 +1,27 @@
 //! `system.run.prepare`: says exactly what `system.run` would do, so that it can be approved.
 //!
-//! In: a command as somebody wrote it. Out: a plan: program and directory as they are on this machine, the digest of the
-//! file that runs, the policy of the moment. Attacker controls: the parameters, and files that the user may write.
+//! In: a command as somebody wrote it. Out: a plan: program and directory as they are on this machine, a digest of
+//! the files that decide what runs, the policy of the moment. Attacker controls: the parameters, and files that the user may write.
 //! Bounds: `EXEC_OPERANDS_MAX` files and `EXEC_OPERAND_BYTES_MAX` of them are hashed. Errors: `NodeError`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use ring::digest::{Context as Digest, SHA256};
+use ring::hmac;
 use serde::Serialize;
 
 use super::execute::{Params, absolute_cwd};
-use super::{Host, NodeError, blocking, payload};
+use super::{Cancelled, Context, Host, NodeError, blocking, payload};
 use crate::base::ids::hex_lower;
 use crate::base::limits::{EXEC_OPERAND_BYTES_MAX, EXEC_OPERANDS_MAX};
 use crate::exec::allowlist::{self, Rule};
 use crate::exec::{FileOperand, Mode, Plan, PolicySnapshot, argv_text, shell};
+
+/// How machine code begins: ELF, and Mach-O for one machine or several.
+const MACHINE_CODE: &[&[u8]] = &[b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"];
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -41,7 +44,7 @@ struct Coverage {
     patterns: Vec<Rule>,
 }
 
-pub(super) async fn prepare(params_json: &str, host: &Arc<Host>) -> Result<String, NodeError> {
+pub(super) async fn prepare(params_json: &str, context: &Context) -> Result<String, NodeError> {
     let params = Params::parse(params_json)?;
     let argv = params.command()?;
     let asked = match (&params.security, &params.ask) {
@@ -49,17 +52,25 @@ pub(super) async fn prepare(params_json: &str, host: &Arc<Host>) -> Result<Strin
         (security, ask) => Mode::from_legacy(security.as_deref(), ask.as_deref(), None)
             .map_err(|error| NodeError::invalid(format!("INVALID_REQUEST: {error}")))?,
     };
-    let _slot = host.slot()?;
-    let host = Arc::clone(host);
-    blocking(move || answer(&host, &params, argv, asked)).await?
+    let slot = context.host.slot()?;
+    let context = context.clone();
+    blocking(move || {
+        // Hashing goes on for a moment when nobody waits any more.
+        let _slot = slot;
+        answer(&context, &params, argv, asked)
+    })
+    .await?
 }
 
+/// The plan names the program and its files even where nobody needs to be asked here: the Gateway may ask, and what it
+/// then sends is held to the plan.
 fn answer(
-    host: &Host,
+    context: &Context,
     params: &Params,
-    argv: Vec<String>,
+    mut argv: Vec<String>,
     asked: Mode,
 ) -> Result<String, NodeError> {
+    let host = &context.host;
     let policy = host.policy(params.agent_id.as_deref());
     let mode = policy.mode.merge(asked);
     if mode == Mode::Deny {
@@ -67,40 +78,6 @@ fn answer(
         let reason = own.then(|| host.deny_reason());
         return Err(NodeError::denied(reason.unwrap_or("security=deny")));
     }
-    let mut plan = plan(host, params, argv, mode)?;
-    // Rules cover a command as it is, without variables that somebody sets.
-    let cwd = plan.cwd.as_deref().map(Path::new);
-    let exact = cwd
-        .filter(|_| params.sets_nothing())
-        .and_then(|cwd| host.exact_rule(&plan.argv, cwd, None));
-    let allowing = |rule: &&Rule| {
-        let exact = exact.as_ref();
-        exact.is_some_and(|(exact, name)| rule.allows(exact, name))
-    };
-    let rules = policy.rules.iter().filter(allowing);
-    plan.policy_snapshot = Some(PolicySnapshot {
-        allowlist_rules: rules.map(|rule| serde_json::json!(rule)).collect(),
-        ..PolicySnapshot::of(policy.mode)
-    });
-    let (security, ask) = mode.legacy();
-    payload(&Answer {
-        plan,
-        exec_policy: ExecPolicy { security, ask },
-        allow_always_coverage: Coverage {
-            complete: exact.is_some(),
-            patterns: exact.into_iter().map(|(rule, _)| rule).collect(),
-        },
-    })
-}
-
-/// The plan names the program and its file even where nobody needs to be asked here: the Gateway may ask, and what it
-/// then sends is held to the plan.
-fn plan(
-    host: &Host,
-    params: &Params,
-    mut argv: Vec<String>,
-    mode: Mode,
-) -> Result<Plan, NodeError> {
     let cwd = absolute_cwd(host, params.cwd.as_deref());
     let cwd = fs::canonicalize(cwd)
         .ok()
@@ -117,113 +94,219 @@ fn plan(
     {
         argv[0] = program;
     }
-    let operand = match file_operand(&argv, Path::new(&cwd)) {
+    let bound = match host.bind(&argv, Path::new(&cwd), &context.cancelled) {
         // It runs as long as no approval is claimed for it.
-        Err(_) if mode == Mode::Full => None,
-        operand => operand?,
+        Err(_) if mode == Mode::Full => Bound {
+            operand: None,
+            exact: None,
+            may_keep: false,
+        },
+        bound => bound?,
     };
-    Ok(Plan {
-        command_text: argv_text::render(&argv),
-        argv,
-        cwd: Some(cwd),
-        command_preview: preview,
-        agent_id: params.agent_id.clone(),
-        session_key: params.session_key.clone(),
-        mutable_file_operand: operand,
-        policy_snapshot: None,
+    // Rules cover a command as it is, without variables that somebody sets.
+    let exact = bound.exact.filter(|_| params.sets_nothing());
+    let allowing = |rule: &&Rule| {
+        let exact = exact.as_ref();
+        exact.is_some_and(|(exact, name)| rule.allows(exact, name))
+    };
+    // A rule's digest goes out keyed like the plan's.
+    let keyed = |rule: &Rule| Rule {
+        arg_pattern: rule.arg_pattern.as_deref().map(|it| host.keyed(it)),
+        ..rule.clone()
+    };
+    let rules = policy.rules.iter().filter(allowing);
+    let rules: Vec<_> = rules.map(|rule| serde_json::json!(keyed(rule))).collect();
+    let may_keep = bound.may_keep || !rules.is_empty();
+    let patterns: Vec<Rule> = exact
+        .iter()
+        .filter(|_| may_keep)
+        .map(|(rule, _)| keyed(rule))
+        .collect();
+    let (security, ask) = mode.legacy();
+    payload(&Answer {
+        plan: Plan {
+            command_text: argv_text::render(&argv),
+            argv,
+            cwd: Some(cwd),
+            command_preview: preview,
+            agent_id: params.agent_id.clone(),
+            session_key: params.session_key.clone(),
+            mutable_file_operand: bound.operand,
+            policy_snapshot: Some(PolicySnapshot {
+                allowlist_rules: rules,
+                ..PolicySnapshot::of(policy.mode)
+            }),
+        },
+        exec_policy: ExecPolicy { security, ask },
+        allow_always_coverage: Coverage {
+            complete: !patterns.is_empty(),
+            patterns,
+        },
     })
 }
 
-/// The file whose content decides what argv does: the program behind plain wrappers; for an interpreter, or wrappers that
-/// are not followed, the program and every file among its arguments, since which of them it runs is for its options to
-/// say (`bash --rcfile README.md evil.sh`).
-///
-/// Another `sh -c TEXT` has none, as the text is all there is. A file that cannot be read or is too large has no digest,
-/// so what runs it cannot be approved.
-pub(super) fn file_operand(argv: &[String], cwd: &Path) -> Result<Option<FileOperand>, NodeError> {
-    let files: Vec<(usize, PathBuf)> =
-        if let Some([program, ..]) = allowlist::inner(argv).as_deref() {
-            let index = argv.iter().position(|arg| arg.contains(program));
-            let path = cwd.join(program);
-            path.is_file()
-                .then_some((index.unwrap_or(0), path))
-                .into_iter()
-                .collect()
-        } else if shell::inline_text(argv).is_some() && allowlist::is_system(&argv[0]) {
-            return Ok(None);
-        } else {
-            argv.iter()
-                .enumerate()
-                .flat_map(|(index, arg)| file_names(arg).map(move |name| (index, cwd.join(name))))
-                .filter(|(_, path)| path.is_file())
-                .take(EXEC_OPERANDS_MAX + 1)
-                .collect()
+/// What an approval of a command holds to.
+pub(super) struct Bound {
+    /// For the plan. Its digest is keyed, so that nobody who plans learns what a file holds.
+    pub operand: Option<FileOperand>,
+    /// The rule that covers exactly this command, and the name that its program is called by.
+    pub exact: Option<(Rule, String)>,
+    /// The program is machine code; a script needs an interpreter, and a look each time.
+    pub may_keep: bool,
+}
+
+impl Host {
+    /// The files whose content decides what argv does: the program, and whatever its arguments name, since which of it
+    /// runs is for the program to say (`bash --rcfile README.md evil.sh`). What a text of a shell names after `cd`, or by
+    /// an expansion, is not found.
+    ///
+    /// A file that cannot be read or is too large has no digest. An interpreter with such a file cannot be approved; for
+    /// others it stands by its number, size and time of change.
+    pub(super) fn bind(
+        &self,
+        argv: &[String],
+        cwd: &Path,
+        cancelled: &Cancelled,
+    ) -> Result<Bound, NodeError> {
+        let unbound = || NodeError::denied("approval cannot safely bind this file");
+        let inner = allowlist::inner(argv);
+        let words = allowlist::words(argv);
+        let may_stamp = shell::inline_text(argv).is_some() || allowlist::is_plain(&words[0]);
+        let program = self.find_program(&words[0], cwd);
+        let real = program.as_ref().and_then(|it| fs::canonicalize(it).ok());
+        let takes_data = |path: &PathBuf| path.to_str().is_some_and(allowlist::takes_data_only);
+        let arguments = match &program {
+            Some(program) if takes_data(program) => &[],
+            _ => words.as_slice(),
         };
-    let unbound = || NodeError::denied("approval cannot safely bind this file");
-    let bytes = files
-        .iter()
-        .map(|(_, path)| path.metadata().map_or(0, |metadata| metadata.len()));
-    if files.len() > EXEC_OPERANDS_MAX || bytes.sum::<u64>() > EXEC_OPERAND_BYTES_MAX {
-        return Err(unbound());
+        let mut files: Vec<(usize, PathBuf)> = program.into_iter().map(|it| (0, it)).collect();
+        for (index, name) in arguments.iter().enumerate().flat_map(file_names) {
+            if cancelled.is_set() {
+                return Err(NodeError::cancelled());
+            }
+            let home = name.strip_prefix("~/").zip(self.env_text("HOME"));
+            let path = home.map_or_else(
+                || cwd.join(name),
+                |(name, home)| Path::new(&home).join(name),
+            );
+            if path.is_file() && files.iter().all(|(_, known)| *known != path) {
+                files.push((index, path));
+            }
+            if files.len() > EXEC_OPERANDS_MAX {
+                return Err(unbound());
+            }
+        }
+        let mut left = EXEC_OPERAND_BYTES_MAX;
+        let mut list = String::new();
+        let mut may_keep = false;
+        for (place, (index, path)) in files.iter().enumerate() {
+            let digest = match content(path, &mut left, cancelled) {
+                Some((sha256, is_machine_code)) => {
+                    may_keep |= place == 0 && is_machine_code;
+                    sha256
+                }
+                None if cancelled.is_set() => return Err(NodeError::cancelled()),
+                None if may_stamp => stamp(path).ok_or_else(unbound)?,
+                None => return Err(unbound()),
+            };
+            // The program's path stands in the rule and in the plan.
+            let path = path.to_str().ok_or_else(unbound)?;
+            let path = if place == 0 { "" } else { path };
+            list.push_str(&format!("{index} {digest} {path}\n"));
+        }
+        let exact = || {
+            let inner = inner.as_ref()?;
+            let real = real
+                .as_ref()?
+                .to_str()
+                .filter(|it| allowlist::is_plain(it))?;
+            let rule = Rule::exact(real, &list, inner, cwd.to_str()?);
+            Some((rule, inner[0].clone()))
+        };
+        // The first file that is not the program stands for all of them.
+        let operand = files
+            .get(1)
+            .or(files.first())
+            .map(|(index, path)| FileOperand {
+                argv_index: argv
+                    .iter()
+                    .position(|arg| arg.contains(&words[*index]))
+                    .unwrap_or(0),
+                path: path.display().to_string(),
+                sha256: self.keyed(&list),
+            });
+        Ok(Bound {
+            operand,
+            exact: exact(),
+            may_keep,
+        })
     }
-    // The first file that is not the program stands for all of them.
-    let Some((argv_index, path)) = files.get(1).or(files.first()) else {
-        return Ok(None);
-    };
-    let digests = files.iter().map(|(index, path)| {
-        let sha256 = file_sha256(path).ok_or_else(unbound)?;
-        Ok(format!("{index} {sha256} {}\n", path.display()))
-    });
-    let sha256 = if files.len() == 1 {
-        file_sha256(path).ok_or_else(unbound)?
-    } else {
-        let list = digests.collect::<Result<String, NodeError>>()?;
-        hex_lower(ring::digest::digest(&SHA256, list.as_bytes()).as_ref())
-    };
-    let path = path.to_str().ok_or_else(unbound)?.to_owned();
-    Ok(Some(FileOperand {
-        argv_index: *argv_index,
-        path,
-        sha256,
-    }))
+
+    /// As only this host, until it ends, can say it again.
+    fn keyed(&self, text: &str) -> String {
+        hex_lower(hmac::sign(&self.key, text.as_bytes()).as_ref())
+    }
 }
 
-/// What of an argument may name a file: all of it, `FILE` in `--name=FILE`, and `FILE` in `-fFILE`.
-fn file_names(arg: &str) -> impl Iterator<Item = &str> {
-    let after_equals = arg.split_once('=').map(|(_, name)| name);
-    let after_letter = arg.strip_prefix('-').and_then(|it| {
-        let mut letters = it.chars();
-        letters.next().map(|_| letters.as_str())
-    });
-    [Some(arg), after_equals, after_letter]
-        .into_iter()
+/// What of a word may name a file: it, the words that a shell would see in it, and of each of them all, `FILE` in
+/// `--name=FILE`, and `FILE` in `-fFILE`.
+fn file_names((index, word): (usize, &String)) -> impl Iterator<Item = (usize, &str)> {
+    let parts = word.split(|c: char| c.is_whitespace() || "\"'`;|&<>(){}$,:".contains(c));
+    std::iter::once(word.as_str())
+        .chain(parts)
+        .flat_map(|part| {
+            let after_equals = part.split_once('=').map(|(_, name)| name);
+            let after_letter = part.strip_prefix('-').and_then(|it| {
+                let mut letters = it.chars();
+                letters.next().map(|_| letters.as_str())
+            });
+            [Some(part), after_equals, after_letter]
+        })
         .flatten()
+        .map(move |name| (index, name))
 }
 
-pub(super) fn file_sha256(path: &Path) -> Option<String> {
+/// A file's digest, and whether it is machine code, if all of it is among the bytes that are left.
+fn content(path: &Path, left: &mut u64, cancelled: &Cancelled) -> Option<(String, bool)> {
     // Without `NONBLOCK` a FIFO that was put in the file's place would hold the thread for ever.
-    let file: File = OpenOptions::new()
+    let mut file: File = OpenOptions::new()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
         .open(path)
         .ok()?;
-    if !file.metadata().ok()?.is_file() {
+    let metadata = file.metadata().ok()?;
+    if !metadata.is_file() || metadata.len() > *left {
         return None;
     }
     let mut digest = Digest::new(&SHA256);
     let mut piece = vec![0; 64 * 1024];
-    let mut file = file.take(EXEC_OPERAND_BYTES_MAX + 1);
-    let mut total: u64 = 0;
-    loop {
+    let mut is_machine_code = None;
+    while !cancelled.is_set() {
         match file.read(&mut piece) {
-            Ok(0) => break,
+            Ok(0) => {
+                let is_machine_code = is_machine_code.unwrap_or(false);
+                return Some((hex_lower(digest.finish().as_ref()), is_machine_code));
+            }
             Ok(bytes) => {
+                let begins = |magic: &&[u8]| piece[..bytes].starts_with(magic);
+                is_machine_code.get_or_insert_with(|| MACHINE_CODE.iter().any(begins));
                 digest.update(&piece[..bytes]);
-                total += bytes as u64;
+                *left = left.checked_sub(bytes as u64)?;
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(_) => return None,
         }
     }
-    (total <= EXEC_OPERAND_BYTES_MAX).then(|| hex_lower(digest.finish().as_ref()))
+    None
+}
+
+/// Changes with each writing of the file, and no user can set it back.
+fn stamp(path: &Path) -> Option<String> {
+    let it = path.metadata().ok()?;
+    let (dev, ino, size) = (it.dev(), it.ino(), it.size());
+    Some(format!(
+        "{dev}.{ino}.{size}.{}.{}",
+        it.ctime(),
+        it.ctime_nsec()
+    ))
 }

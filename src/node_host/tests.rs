@@ -45,6 +45,16 @@ impl Machine {
         path.to_str().unwrap().to_owned()
     }
 
+    /// Machine code that prints its arguments, with this at its end.
+    fn binary(&self, name: &str, end: &str) -> String {
+        let mut code = fs::read("/usr/bin/echo").unwrap();
+        assert!(code.starts_with(b"\x7fELF"));
+        code.extend(end.as_bytes());
+        let path = self.script(name, "");
+        fs::write(&path, code).unwrap();
+        path
+    }
+
     async fn call(&self, command: &str, params: Value) -> Result<Value, NodeError> {
         let (_canceller, cancelled) = cancellation();
         let context = Context {
@@ -811,34 +821,217 @@ async fn x7_an_allow_always_keeps_the_real_program_and_nothing_more() {
 async fn x4_a_tool_inside_wrappers_is_bound_and_kept_as_it_was_planned() {
     let machine = Machine::new(Mode::Ask);
     crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
-    let tool = machine.script("tool", "#!/bin/sh\necho one\n");
+    let tool = machine.binary("tool", "one");
     for command in [
         json!(["/usr/bin/env", tool, "x"]),
         json!(["/bin/sh", "-lc", format!("{tool} x")]),
     ] {
-        machine.script("tool", "#!/bin/sh\necho one\n");
+        machine.binary("tool", "one");
         let params = json!({"command": command});
         let prepared = machine.call("system.run.prepare", params.clone()).await;
         let prepared = prepared.unwrap();
         assert_eq!(prepared["plan"]["mutableFileOperand"]["path"], json!(tool));
         let mut always = approved(&machine, params).await;
         always["approvalDecision"] = json!("allow-always");
-        machine.script("tool", "#!/bin/sh\necho two\n");
+        machine.binary("tool", "two");
         let (_, message) = machine.refused(always.clone()).await;
         assert!(message.contains("operand changed"), "{message}");
         assert!(!machine.path("state/exec-approvals.json").exists());
     }
-    machine.script("tool", "#!/bin/sh\necho one\n");
+    machine.binary("tool", "one");
     let params = json!({"command": ["/usr/bin/env", tool, "x"]});
-    let prepared = machine.call("system.run.prepare", params.clone()).await;
     let mut always = approved(&machine, params).await;
     always["approvalDecision"] = json!("allow-always");
     machine.call("system.run", always).await.unwrap();
     let kept = machine.call("system.execApprovals.get", json!({})).await;
+    let kept = kept.unwrap();
     assert_eq!(
-        kept.unwrap()["file"]["agents"]["*"]["allowlist"],
-        prepared.unwrap()["allowAlwaysCoverage"]["patterns"]
+        kept["file"]["agents"]["*"]["allowlist"][0]["pattern"],
+        json!(tool)
     );
+}
+
+#[tokio::test]
+async fn x4_what_a_typed_text_names_is_bound() {
+    let machine = Machine::new(Mode::Ask);
+    for text in [
+        "sh a.sh",
+        "sh -x ./a.sh; true",
+        "true && sh 'a.sh'",
+        "FOO=1 sh --init-file=a.sh",
+    ] {
+        machine.script("a.sh", "true\n");
+        let it = approved(&machine, json!({"command": ["/bin/sh", "-lc", text]})).await;
+        assert!(machine.call("system.run", it.clone()).await.is_ok());
+        machine.script("a.sh", "false\n");
+        let (_, message) = machine.refused(it).await;
+        assert!(message.contains("operand changed"), "{text}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn x4_files_of_programs_on_no_list_are_bound_and_kept() {
+    let machine = Machine::new(Mode::Ask);
+    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    let tool = machine.binary("unheard-of", "");
+    let params = json!({"command": [tool, "-fplan.txt"]});
+    fs::write(machine.path("plan.txt"), "one").unwrap();
+    let once = approved(&machine, params.clone()).await;
+    let mut always = once.clone();
+    always["approvalDecision"] = json!("allow-always");
+    assert!(machine.call("system.run", always).await.is_ok());
+    assert!(machine.call("system.run", params.clone()).await.is_ok());
+    fs::write(machine.path("plan.txt"), "two").unwrap();
+    let (_, message) = machine.refused(once).await;
+    assert!(message.contains("operand changed"), "{message}");
+    let (_, message) = machine.refused(params.clone()).await;
+    assert!(message.contains("approval required"), "{message}");
+    // What has no digest is bound all the same.
+    let huge = fs::File::create(machine.path("plan.txt")).unwrap();
+    huge.set_len(EXEC_OPERAND_BYTES_MAX + 1).unwrap();
+    let once = approved(&machine, params).await;
+    huge.set_len(EXEC_OPERAND_BYTES_MAX + 2).unwrap();
+    let (_, message) = machine.refused(once).await;
+    assert!(message.contains("operand changed"), "{message}");
+    // A log may grow under those who only look at it.
+    for command in [
+        json!(["/usr/bin/tail", "log"]),
+        json!(["/bin/sh", "-lc", "tail log"]),
+    ] {
+        fs::write(machine.path("log"), "one").unwrap();
+        let look = approved(&machine, json!({"command": command})).await;
+        fs::write(machine.path("log"), "two").unwrap();
+        assert!(machine.call("system.run", look).await.is_ok(), "{command}");
+    }
+}
+
+#[tokio::test]
+async fn x4_a_script_is_never_kept() {
+    let machine = Machine::new(Mode::Ask);
+    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    let params = json!({"command": [machine.script("tool", "#!/bin/sh\n")]});
+    let prepared = machine.call("system.run.prepare", params.clone()).await;
+    assert_eq!(
+        prepared.unwrap()["allowAlwaysCoverage"],
+        json!({"complete": false, "patterns": []})
+    );
+    let mut always = approved(&machine, params.clone()).await;
+    always["approvalDecision"] = json!("allow-always");
+    assert!(machine.call("system.run", always).await.is_ok());
+    let (_, message) = machine.refused(params).await;
+    assert!(message.contains("approval required"), "{message}");
+}
+
+#[tokio::test]
+async fn a_plan_tells_no_digest_of_a_file() {
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let machine = Machine::new(Mode::Ask);
+        fs::write(machine.path("secret"), "hunter2").unwrap();
+        let params = json!({"command": ["/usr/bin/id", machine.path("secret")], "cwd": "/"});
+        let answer = machine.call("system.run.prepare", params).await.unwrap();
+        let answer = answer
+            .to_string()
+            .replace(machine.dir.path().to_str().unwrap(), "");
+        assert!(answer.contains("secret"));
+        seen.push(answer);
+    }
+    let digests = |answer: &str| -> Vec<String> {
+        answer
+            .split('"')
+            .filter(|it| it.len() == 64)
+            .map(str::to_owned)
+            .collect()
+    };
+    let [one, two] = [digests(&seen[0]), digests(&seen[1])];
+    assert_eq!((one.len(), two.len()), (2, 2), "operand and coverage");
+    assert!(one.iter().all(|it| !two.contains(it)));
+    let plain = ring::digest::digest(&ring::digest::SHA256, b"hunter2");
+    assert!(!one.contains(&crate::base::ids::hex_lower(plain.as_ref())));
+}
+
+#[tokio::test]
+async fn hashing_that_nobody_waits_for_keeps_its_place_and_ends() {
+    let machine = Machine::new(Mode::Ask);
+    let huge = fs::File::create(machine.path("huge")).unwrap();
+    huge.set_len(EXEC_OPERAND_BYTES_MAX / 2).unwrap();
+    let (canceller, cancelled) = cancellation();
+    let context = Context {
+        host: Arc::clone(&machine.host),
+        cancelled: cancelled.clone(),
+        progress: None,
+    };
+    let params = json!({"command": ["sh", "huge"]}).to_string();
+    let call =
+        tokio::spawn(async move { handle("system.run.prepare", Some(&params), &context).await });
+    let free = || machine.host.slots.available_permits();
+    while free() == EXEC_RUNS_MAX {
+        tokio::task::yield_now().await;
+    }
+    call.abort();
+    let _ = call.await;
+    assert_eq!(free(), EXEC_RUNS_MAX - 1);
+    canceller.cancel();
+    let started = Instant::now();
+    while free() < EXEC_RUNS_MAX {
+        assert!(started.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let argv = ["/bin/sh".to_owned(), "huge".to_owned()];
+    let error = machine.host.bind(&argv, &machine.path(""), &cancelled);
+    assert_eq!(error.err().unwrap().code, NodeError::CANCELLED);
+}
+
+#[tokio::test]
+async fn x6_unclear_chains_need_an_approval_whatever_is_listed() {
+    let machine = Machine::new(Mode::Ask);
+    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    let all = json!({"version": 1, "agents": {"*": {"allowlist": [{"pattern": "/**"}]}}});
+    let set = json!({"file": all});
+    machine.call("system.execApprovals.set", set).await.unwrap();
+    let listed = json!({"command": ["/usr/bin/env", "/usr/bin/id"]});
+    assert!(machine.call("system.run", listed).await.is_ok());
+    for command in [
+        json!(["/usr/bin/env", "-S", "sh -c id"]),
+        json!(["nice", "nohup", "timeout", "1", "env", "sh", "-c", "id"]),
+        json!([
+            "/usr/bin/nice",
+            "/usr/bin/nohup",
+            "/usr/bin/timeout",
+            "1",
+            "/usr/bin/env",
+            "/bin/sh",
+            "-c",
+            "/usr/bin/id"
+        ]),
+        json!(["/bin/busybox", "sh", "-c", "id"]),
+        json!(["/usr/bin/script", "-c", "id"]),
+        json!(["/usr/bin/time", "id"]),
+    ] {
+        assert_eq!(
+            machine.refused(json!({"command": command})).await.1,
+            "SYSTEM_RUN_DENIED: approval required",
+            "{command}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_policy_files_socket_is_neither_told_nor_set_from_afar() {
+    let machine = Machine::new(Mode::Ask);
+    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    let path = machine.path("state/exec-approvals.json");
+    let text = r#"{"version":1,"socket":{"path":"/s","token":"t0ken"},"defaults":{}}"#;
+    crate::machine::files::replace(&path, text.as_bytes()).unwrap();
+    let got = machine.call("system.execApprovals.get", json!({})).await;
+    let got = got.unwrap();
+    assert!(!got.to_string().contains("t0ken"));
+    let file = json!({"version": 1, "socket": {"token": "other"}, "defaults": {}});
+    let set = json!({"file": file, "baseHash": got["hash"]});
+    let answer = machine.call("system.execApprovals.set", set).await.unwrap();
+    assert!(!answer.to_string().contains("t0ken"));
+    let kept = fs::read_to_string(&path).unwrap();
+    assert!(kept.contains("t0ken") && !kept.contains("other"));
 }
 
 #[tokio::test]
@@ -874,6 +1067,7 @@ async fn x1_what_a_gateway_asked_about_runs_where_all_may_run() {
 
     // X7: what the list let pass unasked is looked up again.
     crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    let tool = machine.binary("tool", "one");
     let mut always = approved(&machine, free(json!([tool]))).await;
     always["approvalDecision"] = json!("allow-always");
     machine.call("system.run", always).await.unwrap();
@@ -882,7 +1076,7 @@ async fn x1_what_a_gateway_asked_about_runs_where_all_may_run() {
     fields.remove("approved");
     fields.remove("approvalDecision");
     assert!(machine.call("system.run", listed.clone()).await.is_ok());
-    machine.script("tool", "#!/bin/sh\necho three\n");
+    machine.binary("tool", "two");
     assert_eq!(
         machine.refused(listed).await.1,
         "SYSTEM_RUN_DENIED: allowlist miss"

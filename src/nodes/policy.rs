@@ -312,6 +312,33 @@ pub fn exec_gate_on(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::Prepared;
+
+    #[test]
+    fn x6_unclear_chains_need_an_approval_whatever_a_node_says() {
+        let rule = serde_json::json!({"pattern": "/**"});
+        let gate = |chain: &str| {
+            let argv: Vec<&str> = chain.split('|').collect();
+            let answer = serde_json::json!({
+                "plan": {"argv": argv, "commandText": "", "policySnapshot": {"security": "allowlist",
+                    "ask": "on-miss", "askFallback": "deny", "allowlistRules": [rule]}},
+                "allowAlwaysCoverage": {"complete": true, "patterns": [{"pattern": "/usr/bin/id"}]},
+            });
+            let prepared = Prepared::parse(&answer.to_string()).unwrap();
+            exec_gate(Mode::Ask, prepared.is_listed(), false, None)
+        };
+        assert_eq!(gate("/usr/bin/env|/usr/bin/id"), Ok(()));
+        for chain in [
+            "/usr/bin/env|-S|sh -c /usr/bin/id",
+            "/usr/bin/nice|/usr/bin/nohup|/usr/bin/timeout|1|/usr/bin/env|/bin/sh|-c|/usr/bin/id",
+            "/bin/busybox|sh|-c|/usr/bin/id",
+            "/usr/bin/script|-c|/usr/bin/id",
+            "/usr/bin/time|/usr/bin/id",
+        ] {
+            let asks = Err(Refused::ApprovalRequired { run_id: None });
+            assert_eq!(gate(chain), asks, "{chain}");
+        }
+    }
 
     fn list(list: &[&str]) -> Vec<String> {
         list.iter().map(|name| (*name).to_owned()).collect()
