@@ -2,6 +2,7 @@
 //!
 //! Every step is on the audit log before anybody learns of it. What is shown is redacted; what is bound is not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -86,7 +87,11 @@ impl Hub {
     }
 
     /// A client asks about a plan of its own. Only that client can use the answer.
-    pub fn request_approval(&self, caller: &Caller, asked: Asked) -> Result<Approval, Refused> {
+    pub fn request_approval(
+        self: &Arc<Self>,
+        caller: &Caller,
+        asked: Asked,
+    ) -> Result<Approval, Refused> {
         env::check(&asked.env).map_err(|_| Refused::BadParams)?;
         // Nobody is asked about what would not run if it were allowed.
         let (own, listed) = (asked.prepared.node_mode(), asked.prepared.is_listed());
@@ -107,7 +112,11 @@ impl Hub {
             created_at_ms: now_ms,
             expires_at_ms: now_ms + ttl_ms,
         };
-        self.file(caller, &caller.actor, wanted)
+        let approval = self.file(caller, &caller.actor, wanted)?;
+        // A device may come back for its answer. That its time is over is said even if nobody waits.
+        let (hub, id) = (Arc::clone(self), approval.wanted.id.clone());
+        tokio::spawn(async move { hub.decision(&id).await });
+        Ok(approval)
     }
 
     /// Records a request and shows it to all who may decide. Without any it is refused at once (decision 25).

@@ -326,6 +326,7 @@ impl Hub {
                         approval::ApprovalError::Required => Refused::ApprovalRequired { run_id },
                         other => Refused::ApprovalMismatch(other),
                     })?;
+            drop(inner);
             let params = RunParams {
                 timeout_ms: field(&fields, "timeoutMs")?,
                 ..RunParams::of(&wanted.prepared, &wanted.env, &wanted.id, Some(decision))

@@ -21,7 +21,8 @@ use crate::base::{ConnId, DeviceId, Secret, limits};
 use crate::cli::serve::{GatewaySettings, Parts};
 use crate::exec::{env::Overrides, plan::Prepared};
 use crate::hub::{
-    Asked, Audience, Caller, Fault, Hub, NodeDeclaration, Outbox, SessionFacts, Withdrawal, once,
+    Asked, Audience, Caller, Fault, Hub, NodeDeclaration, Outbox, SessionFacts, Taken, Withdrawal,
+    once,
 };
 use crate::ingress::{self, Attributed, Client, ListenerClass, Peer};
 use crate::machine;
@@ -345,16 +346,7 @@ async fn k1_what_a_device_waits_for_ends_with_its_right() {
         let (caller, other) = (it.operator(&scopes).await, it.operator(&scopes).await);
         let (hub, device) = (it.hub(), it.device());
         let (id, role) = (device.as_str(), Role::Operator);
-        let asked = |id: &str| Asked {
-            id: Some(id.to_owned()),
-            node: node.clone(),
-            prepared: Prepared::parse(
-                r#"{"plan": {"argv": ["/bin/ls"], "cwd": "/", "commandText": "/bin/ls"}}"#,
-            )
-            .unwrap(),
-            env: Overrides::new(),
-            timeout_ms: None,
-        };
+        let asked = |id| asked(&node, id, None);
         hub.request_approval(&caller, asked("waits")).unwrap();
         hub.request_approval(&other, asked("allowed")).unwrap();
         hub.resolve_approval(&caller, "allowed", "allow-once")
@@ -408,16 +400,7 @@ async fn x9_a_clock_that_is_set_neither_ends_nor_prolongs_an_approval() {
         it.key = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
         let caller = it.operator(&["operator.admin"]).await;
         let _other = it.operator(&["operator.admin"]).await;
-        let asked = Asked {
-            id: Some("it".to_owned()),
-            node,
-            prepared: Prepared::parse(
-                r#"{"plan": {"argv": ["/bin/ls"], "cwd": "/", "commandText": "/bin/ls"}}"#,
-            )
-            .unwrap(),
-            env: Overrides::new(),
-            timeout_ms: Some(60_000),
-        };
+        let asked = asked(&node, "it", Some(60_000));
         let hub = it.hub();
         hub.request_approval(&caller, asked).unwrap();
         machine::CLOCK_STEP_MS.set(step_ms);
@@ -430,5 +413,49 @@ async fn x9_a_clock_that_is_set_neither_ends_nor_prolongs_an_approval() {
         assert_eq!(hub.decision("it").await.unwrap().reason, "timeout");
         assert!(hub.resolve_approval(&caller, "it", "allow-once").is_err());
         machine::CLOCK_STEP_MS.set(0);
+    }
+}
+
+#[tokio::test]
+async fn x9_a_request_whose_device_has_left_ends_with_its_time() {
+    let scopes = ["operator.admin"];
+    let mut it = house(&scopes);
+    let _node = it.node(1 << 20).await;
+    let node = it.device();
+    it.key = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
+    let asking = it.operator(&scopes).await;
+    it.key = Ed25519KeyPair::from_seed_unchecked(&[8; 32]).unwrap();
+    let other = it.operator(&scopes).await;
+    it.hub()
+        .request_approval(&asking, asked(&node, "waits", Some(20)))
+        .unwrap();
+    it.hub().close_session(&asking, "gone");
+    let reader = other.outbox.reader();
+    let heard = async {
+        loop {
+            let Taken::Frames(frames) = reader.take().await else {
+                panic!("the session was closed")
+            };
+            let is_end = |frame: &String| {
+                frame.contains("exec.approval.resolved") && frame.contains("\"timeout\"")
+            };
+            if frames.iter().any(is_end) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), heard)
+        .await
+        .unwrap();
+}
+
+fn asked(node: &DeviceId, id: &str, timeout_ms: Option<u64>) -> Asked {
+    let plan = r#"{"plan": {"argv": ["/bin/ls"], "cwd": "/", "commandText": "/bin/ls"}}"#;
+    Asked {
+        id: Some(id.to_owned()),
+        node: node.clone(),
+        prepared: Prepared::parse(plan).unwrap(),
+        env: Overrides::new(),
+        timeout_ms,
     }
 }
