@@ -31,6 +31,8 @@ pub struct Settings {
     pub turn_timeout: Duration,
     /// The longest that one command may run.
     pub exec_timeout: Duration,
+    /// The node of commands that name none, by id, beginning of the id, or name.
+    pub exec_node: Option<String>,
     /// Wall time in unix milliseconds.
     pub now_ms: fn() -> u64,
 }
@@ -137,6 +139,7 @@ pub(super) struct Parts {
     pub(super) model: Option<Arc<dyn Provider>>,
     pub(super) turn_timeout: Duration,
     pub(super) exec_timeout: Duration,
+    pub(super) exec_node: Option<String>,
     pub(super) now_ms: fn() -> u64,
     texts: Mutex<HashMap<SessionKey, String>>,
 }
@@ -182,6 +185,7 @@ impl Agent {
             model: settings.model,
             turn_timeout: settings.turn_timeout,
             exec_timeout: settings.exec_timeout,
+            exec_node: settings.exec_node,
             now_ms: settings.now_ms,
             texts: Mutex::default(),
         };

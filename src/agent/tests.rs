@@ -165,6 +165,7 @@ impl House {
             model: None,
             turn_timeout: Duration::from_secs(600),
             exec_timeout: Duration::from_secs(300),
+            exec_node: None,
             now_ms,
         };
         change(&mut settings);
@@ -364,6 +365,42 @@ async fn several_nodes_are_asked_about_and_names_are_honoured() {
     let call = house.tools.calls.lock().unwrap().pop().unwrap();
     assert_eq!(call.node, Some("b".repeat(64)));
     assert_eq!(call.command.argv()[2], "uname -a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bound_node_takes_what_names_none_and_nothing_goes_elsewhere() {
+    let house = |bound: &str, mac: Node| {
+        let tools = StandIn {
+            nodes: vec![node("builder", "a"), mac],
+            acts: Mutex::new(VecDeque::from([Act::Answer(linux()), Act::Answer(linux())])),
+            ..StandIn::default()
+        };
+        House::with(tools, |settings| {
+            settings.exec_node = Some(bound.to_owned())
+        })
+    };
+    let offline = Node {
+        online: false,
+        ..node("mac", "b")
+    };
+    // Offline too it is the one that is asked: the refusal is the tool's.
+    for (bound, mac) in [("mac", node("mac", "b")), ("bbbbbbbb", offline)] {
+        let house = house(bound, mac);
+        house.ask("/run uname", "1").await;
+        house.ask("/which git", "2").await;
+        let called = house.tools.calls.lock().unwrap().pop().unwrap();
+        assert_eq!(called.node, Some("b".repeat(64)));
+        let called = house.tools.which_calls.lock().unwrap().pop().unwrap();
+        assert_eq!(called.node, Some("b".repeat(64)));
+        house.ask("/run @builder uname", "3").await;
+        let called = house.tools.calls.lock().unwrap().pop().unwrap();
+        assert_eq!(called.node, Some("a".repeat(64)));
+    }
+    let house = house("gone", node("mac", "b"));
+    let said = house.ask("/run uname", "1").await.text;
+    assert!(said.contains("no node is called gone"), "{said}");
+    assert!(said.contains("tools.exec.node"), "{said}");
+    assert!(house.tools.calls.lock().unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -388,7 +388,17 @@ impl Turn {
     /// The full id of the node that is named, or meant.
     async fn resolve(&self, name: Option<&str>) -> Result<String, ToolRefusal> {
         let nodes = self.parts.tools.nodes(&self.task.requester).await?;
-        Ok(command::find_node(&nodes, name)?.node_id.clone())
+        let bound = self.parts.exec_node.as_deref().filter(|_| name.is_none());
+        let found = command::find_node(&nodes, name.or(bound)).map_err(|refusal| {
+            let refusal = ToolRefusal::from(refusal);
+            match bound {
+                Some(_) => {
+                    refusal.with_remedy("tools.exec.node names it; `/nodes` lists the nodes.")
+                }
+                None => refusal,
+            }
+        })?;
+        Ok(found.node_id.clone())
     }
 
     fn context(&self, call: &ToolRequest) -> CallContext {

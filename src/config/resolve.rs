@@ -144,7 +144,7 @@ pub struct Gateway {
 pub struct Exec {
     /// The node's own, where the node host reads it.
     pub mode: ExecMode,
-    pub host: Option<String>,
+    /// The node of commands that name none.
     pub node: Option<String>,
     pub timeout: Option<Duration>,
 }
@@ -529,8 +529,12 @@ fn exec(reader: Reader<'_>) -> Result<Exec, ConfigError> {
             .chain(legacy)
             .reduce(ExecMode::merge)
             .unwrap_or_default(),
-        host: reader.text("tools.exec.host")?.map(str::to_owned),
-        node: reader.text("tools.exec.node")?.map(str::to_owned),
+        // The agent's own word counts before the one for all.
+        node: match reader.text("agents.entries.main.tools.exec.node")? {
+            Some(node) => Some(node),
+            None => reader.text("tools.exec.node")?,
+        }
+        .map(str::to_owned),
         timeout: timeout.map(Duration::from_secs),
     })
 }

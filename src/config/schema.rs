@@ -170,7 +170,7 @@ const SETTINGS: &[(&str, Use)] = &[
     ("tools.exec.security", Served),
     ("tools.exec.ask", Served),
     ("tools.exec.askFallback", Served),
-    ("tools.exec.node", Ignored),
+    ("tools.exec.node", Served),
     ("tools.exec.timeoutSeconds", Served),
     ("tools.exec.pathPrepend", Ignored),
     ("tools.exec.safeBins", Ignored),

@@ -517,6 +517,23 @@ fn the_strictest_exec_word_counts() {
 }
 
 #[test]
+fn the_agents_own_node_counts_before_the_one_for_all() {
+    let all = "tools:{exec:{node:'builder'}}";
+    let own = "agents:{entries:{main:{tools:{exec:{node:'mac'}}}}}";
+    for (text, want) in [
+        (format!("{{{all}}}"), Some("builder")),
+        (format!("{{{own}}}"), Some("mac")),
+        (format!("{{{all},{own}}}"), Some("mac")),
+        ("{}".to_owned(), None),
+    ] {
+        let read = settings(&text).unwrap();
+        assert_eq!(read.exec.node.as_deref(), want, "{text}");
+        assert_eq!(read.warnings, [], "{text}");
+    }
+    assert!(settings("{tools:{exec:{node:7}}}").is_err());
+}
+
+#[test]
 fn node_rules_are_read_under_both_names() {
     let nodes = settings(
         "{gateway:{nodes:{commands:{deny:['camera.snap']},denyCommands:['sms.send'],allowCommands:['system.run'],\

@@ -53,6 +53,7 @@ pub struct GatewaySettings {
     pub serve_page: bool,
     pub tls: Tls,
     pub exec_timeout: Duration,
+    pub exec_node: Option<String>,
     pub turn_timeout: Duration,
 }
 
@@ -85,6 +86,7 @@ impl GatewaySettings {
             serve_page: true,
             tls: Tls::default(),
             exec_timeout: super::EXEC_TIMEOUT,
+            exec_node: None,
             turn_timeout: super::TURN_TIMEOUT,
         })
     }
@@ -168,7 +170,13 @@ impl Parts {
             Hub::new(hub_settings, Arc::clone(&store), Arc::clone(&audit))
                 .map_err(StartError::Hub)?,
         );
-        let agent = agent(&hub, &store, settings.turn_timeout, settings.exec_timeout);
+        let agent = agent(
+            &hub,
+            &store,
+            settings.turn_timeout,
+            settings.exec_timeout,
+            settings.exec_node,
+        );
         let control = Arc::new(Control {
             hub: Arc::clone(&hub),
             agent: agent.clone(),
@@ -380,6 +388,7 @@ fn agent(
     store: &Arc<Store>,
     turn_timeout: Duration,
     exec_timeout: Duration,
+    exec_node: Option<String>,
 ) -> Agent {
     let watched = Arc::clone(hub);
     let sink = move |event: agent::Event| {
@@ -394,6 +403,7 @@ fn agent(
         model: None,
         turn_timeout,
         exec_timeout,
+        exec_node,
         now_ms: machine::now_ms,
     })
 }

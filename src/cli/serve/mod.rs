@@ -228,6 +228,7 @@ fn gateway_settings(
         tls: gateway.tls.clone(),
         exec_mode: settings.exec.mode,
         exec_timeout: settings.exec.timeout.unwrap_or(EXEC_TIMEOUT),
+        exec_node: settings.exec.node.clone(),
         turn_timeout: settings.agent.timeout.unwrap_or(TURN_TIMEOUT),
     })
 }

@@ -120,7 +120,7 @@ impl Running {
         gateway.secrets = built.secrets;
         let waiting: Vec<&String> = changed
             .iter()
-            .filter(|path| is_below(path, &["gateway", "tools.exec", "agents.defaults", "audit"]))
+            .filter(|path| is_below(path, &["gateway", "tools.exec", "agents", "audit"]))
             .filter(|path| !is_below(path, LIVE))
             .collect();
         if !waiting.is_empty() {
