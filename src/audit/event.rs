@@ -266,6 +266,9 @@ pub enum Event {
         ok: bool,
         /// `network`, `permission`, `execution`, `timeout` or `protocol`, if it failed.
         category: Option<&'static str>,
+        /// Until the frame for the node, from there to its answer, and in all; 0 if nobody waited any more.
+        queue_ms: u64,
+        execution_ms: u64,
         total_ms: u64,
         /// It came after its caller had been answered.
         late: bool,

@@ -73,6 +73,16 @@ impl Failure {
         if let Some(detail) = detail {
             let _ = write!(code, " / {}", shown(detail));
         }
+        let of_invoke = |name| error.details.as_ref()?.get(name)?.as_str();
+        if let (Some(category), Some(dispatched)) = (of_invoke("category"), of_invoke("dispatched"))
+        {
+            let _ = write!(
+                code,
+                " ({}, dispatched: {})",
+                shown(category),
+                shown(dispatched)
+            );
+        }
         let exit = match (error.code.as_ref(), detail) {
             (_, Some(detail)) if is_credential(detail) => Exit::Config,
             (code::UNAVAILABLE, _) if error.retryable == Some(true) => Exit::Temporary,

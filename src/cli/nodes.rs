@@ -25,7 +25,7 @@ use crate::client::credentials::Caller;
 use crate::machine;
 use crate::nodes::{Explanation, Report};
 use crate::rpc::types::node::{
-    NodeApprovalState, NodeEntry, NodeInvokeParams, NodeList, NodeProgressEvent,
+    NodeApprovalState, NodeEntry, NodeInvokeParams, NodeInvokeResult, NodeList, NodeProgressEvent,
 };
 
 /// What the Gateway may add to the node's own time.
@@ -185,8 +185,9 @@ async fn act(context: &Context, session: &mut Session, command: &Nodes) -> Resul
                     answer = &mut answer => break answer,
                 }
             };
-            output::json(&answer?);
-            Ok(())
+            context.show(&answer?, |found: NodeInvokeResult<'static>| {
+                view::invoked(&found)
+            })
         }
     }
 }

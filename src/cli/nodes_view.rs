@@ -1,10 +1,13 @@
 //! Nodes as tables and lists: online, callable, permitted, and why not.
 
+use serde_json::Value;
+use serde_json::value::RawValue;
+
 use super::nodes::{approval, seen};
 use super::output::{self, ago, short_id};
 use crate::client::call::shown;
 use crate::nodes::{CommandReport, Explanation, Finding, NodeReport, Report, Verdict};
-use crate::rpc::types::node::NodeEntry;
+use crate::rpc::types::node::{NodeEntry, NodeInvokeResult};
 
 /// One line a node. Without a report, from a Gateway that is not ours, two columns stay empty.
 pub fn node_table(nodes: &[NodeEntry], report: Option<&Report>, now_ms: u64) -> String {
@@ -218,6 +221,26 @@ fn session_rows(report: &Report, own: &NodeReport, now_ms: u64) -> Vec<(&'static
         },
     ));
     rows
+}
+
+/// A result, then how it came.
+pub fn invoked(found: &NodeInvokeResult) -> String {
+    let payload = found.payload.as_deref().map_or("null", RawValue::get);
+    let pretty = serde_json::from_str::<Value>(payload).map(|value| format!("{value:#}"));
+    let late = if found.late == Some(true) {
+        ", late"
+    } else {
+        ""
+    };
+    let dispatched = found.dispatched.as_deref().unwrap_or("yes");
+    let timing = found.timing.map_or_else(String::new, |it| {
+        format!(
+            "; queue {} ms, execution {} ms, total {} ms",
+            it.queue_ms, it.execution_ms, it.total_ms
+        )
+    });
+    let payload = pretty.unwrap_or_else(|_| payload.to_owned());
+    format!("{payload}\ndispatched: {}{late}{timing}", shown(dispatched))
 }
 
 /// Each layer, then what dispatch would answer.

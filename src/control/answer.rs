@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::Answer;
 use crate::base::Refusal;
 use crate::hub::Denied;
-use crate::nodes::{Dispatched, Refused};
+use crate::nodes::{Category, Dispatched, Refused};
 use crate::pairing;
 use crate::rpc::{ErrorShape, encode};
 
@@ -40,6 +40,17 @@ pub(super) fn denied(denied: Denied) -> ErrorShape {
                 .with_retryable(true)
         }
     }
+}
+
+/// A refusal of `node.invoke` before any node was looked at, with what such a refusal says besides: nothing was sent.
+pub fn unsent(error: ErrorShape, category: Category) -> ErrorShape {
+    let mut details = match error.details.clone() {
+        Some(Value::Object(details)) => details,
+        _ => Map::new(),
+    };
+    details.insert("dispatched".to_owned(), Dispatched::No.as_str().into());
+    details.insert("category".to_owned(), category.as_str().into());
+    error.with_details(Value::Object(details))
 }
 
 /// An invocation that was refused or has no result. `dispatched` and `category` are ours, in `details`.

@@ -14,13 +14,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-pub use answer::error_of;
+pub use answer::{error_of, unsent};
 
 use crate::agent::Agent;
 use crate::auth::permission::{self, Access};
 use crate::auth::scope::{Role, Scope};
 use crate::hub::{Caller, Hub};
 use crate::net::tls::ServerTls;
+use crate::nodes::Category;
 use crate::rpc::types::connect::{Features, SessionDefaults, Snapshot};
 use crate::rpc::types::node::NodeProgressEvent;
 use crate::rpc::{ErrorShape, Method, Request, encode};
@@ -98,7 +99,11 @@ impl Control {
         if let Err(refusal) =
             permission::check(method, caller.role, caller.scopes, command.as_deref())
         {
-            return Answer::Unauthorized(encode::refusal(id, &refusal.error()));
+            let mut error = refusal.error();
+            if method == Method::NodeInvoke {
+                error = unsent(error, Category::Permission);
+            }
+            return Answer::Unauthorized(encode::refusal(id, &error));
         }
         methods::dispatch(self, caller, method, request)
     }

@@ -267,7 +267,9 @@ impl Hub {
         let text = params.map(|raw| String::from(Box::<str>::from(raw)));
         if nodes::is_reserved(command) {
             let decided = self.decide(&self.lock(), node, command);
-            return Err(decided.err().unwrap_or(Refused::ReservedCommand));
+            let refused = decided.err().unwrap_or(Refused::ReservedCommand);
+            self.record_refusal(node, command, &caller.actor, &refused);
+            return Err(refused);
         }
         if command != "system.run" {
             return Ok(Checked {

@@ -96,7 +96,11 @@ impl Hub {
             .find(|it| it.verdict == Verdict::Deny && matches!(&*it.layer, "scope" | CALLER_PATH));
         let found = of_caller
             .cloned()
-            .or_else(|| refusal.map(|refused| Finding::refused("dispatch", &refused)));
+            .or_else(|| refusal.map(|refused| Finding::refused("dispatch", &refused)))
+            .map(|found| match DeviceId::parse(node) {
+                Some(id) => found.of(&id),
+                None => found,
+            });
         Explanation {
             node_id: node.to_owned(),
             command: command.to_owned(),
@@ -247,7 +251,7 @@ impl Hub {
                 rule: refused
                     .as_ref()
                     .map(|refused| refused.public().into_owned()),
-                change: refused.map(|refused| refused.remedy().into_owned()),
+                change: refused.and_then(|refused| Finding::refused("", &refused).of(id).change),
                 hits: record
                     .and_then(|record| record.hits.get(*command).copied())
                     .unwrap_or(0),

@@ -163,6 +163,7 @@ pub(super) type Answer = Result<NodeResult, Refused>;
 pub(super) struct Waiter {
     pub(super) tell: oneshot::Sender<Answer>,
     asked_at: Instant,
+    sent_at: Instant,
     listener: Option<Arc<Listener>>,
 }
 
@@ -246,7 +247,7 @@ impl Hub {
         drop(cancel);
         let timing = Timing::since(asked_at, Some(sent_at));
         if !is_nodes(&result) {
-            self.record_result(&id, &invoke.node, &result, timing.total, false);
+            self.record_result(&id, &invoke.node, &result, timing, false);
         }
         Invoked { id, result, timing }
     }
@@ -357,6 +358,7 @@ impl Hub {
             waiter: Waiter {
                 tell,
                 asked_at,
+                sent_at: Instant::now(),
                 listener: invoke.listener.clone(),
             },
         });
@@ -446,6 +448,28 @@ impl Hub {
         let _ = pending.waiter.tell.send(told);
     }
 
+    /// Ends what is under way and may not be any more: each caller learns why, and the node is told to stop (K1).
+    pub(super) fn end_forbidden(&self, inner: &mut Inner) {
+        let forbidden = |pending: &&Pending<Waiter>| {
+            let (node, command) = (&pending.node, &pending.command);
+            let decided = if nodes::is_reserved(command) {
+                self.decide_reserved(inner, node, command)
+            } else {
+                self.decide(inner, node, command)
+            };
+            // Of a node that has gone, its session's end says what became of it.
+            !matches!(decided, Ok(_) | Err(Refused::NotConnected))
+        };
+        let found = inner.invokes.pending().filter(forbidden);
+        let ids: Vec<String> = found.map(|pending| pending.id.clone()).collect();
+        for id in ids {
+            if let Some(pending) = self.abandon(inner, &id) {
+                // Who waits records it.
+                let _ = pending.waiter.tell.send(Err(Refused::PairingChanged));
+            }
+        }
+    }
+
     /// Ends everything under way, because the Gateway ends: callers learn that nobody knows how far their commands came.
     /// The nodes are not told to stop; what they deliver to the next process is recorded there.
     pub fn interrupt(&self) {
@@ -475,8 +499,8 @@ impl Hub {
         match settled {
             Settled::Done(pending) => {
                 // On record before the node is told that it arrived, which then forgets it.
-                let total = pending.waiter.asked_at.elapsed();
-                self.record_result(id, node, &answer, total, false);
+                let timing = Timing::since(pending.waiter.asked_at, Some(pending.waiter.sent_at));
+                self.record_result(id, node, &answer, timing, false);
                 if let Some(keyed) = &pending.keyed {
                     self.keep(keyed, id, &answer, false);
                 }
@@ -487,7 +511,7 @@ impl Hub {
             Settled::NodeMismatch => ResultTaken::NodeMismatch,
             Settled::Ignored => ResultTaken::Ignored,
             Settled::Late(ended) => {
-                self.record_result(id, node, &answer, Duration::ZERO, true);
+                self.record_result(id, node, &answer, Timing::default(), true);
                 if let Some(keyed) = &ended.keyed {
                     self.keep(keyed, id, &answer, true);
                 }
@@ -542,9 +566,10 @@ impl Hub {
         id: &str,
         node: &DeviceId,
         result: &Answer,
-        total: Duration,
+        timing: Timing,
         late: bool,
     ) {
+        let ms = |part: Duration| u64::try_from(part.as_millis()).unwrap_or(u64::MAX);
         let refused = result.as_ref().err();
         let dispatched = match refused.map_or(Dispatched::Yes, Refused::dispatched) {
             Dispatched::No => audit::Dispatched::No,
@@ -557,7 +582,9 @@ impl Hub {
             dispatched,
             ok: refused.is_none(),
             category: refused.map(|refused| refused.category().as_str()),
-            total_ms: u64::try_from(total.as_millis()).unwrap_or(u64::MAX),
+            queue_ms: ms(timing.queue),
+            execution_ms: ms(timing.execution),
+            total_ms: ms(timing.total),
             late,
         };
         self.record_after_the_fact(&event);

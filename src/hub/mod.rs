@@ -164,12 +164,20 @@ impl Hub {
         })
     }
 
-    /// What decides from now on; each decision takes it once.
+    /// What decides from now on; each decision takes it once. What is under way and not permitted any more ends, and
+    /// nodes ask for what is permitted now.
     pub fn set_settings(&self, settings: Settings) {
         *self
             .settings
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        let mut inner = self.lock();
+        self.end_forbidden(&mut inner);
+        for node in inner.registry.nodes() {
+            if let Err(error) = self.ask_again(&mut inner, &node) {
+                tracing::error!(%error, "a node's declaration could not be filed");
+            }
+        }
     }
 
     pub fn auth_mode(&self) -> &'static str {

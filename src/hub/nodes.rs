@@ -125,6 +125,7 @@ impl Hub {
         };
         self.commit(&mut inner, &event, changes)?;
         Self::announce_surface(&mut inner, request_id, &surface.facts.node, "approved");
+        self.end_forbidden(&mut inner);
         Ok(paired_node(
             &surface,
             inner.pairing.device(&surface.facts.node),
@@ -147,7 +148,7 @@ impl Hub {
         Ok(node)
     }
 
-    /// Takes back what a node may offer. Its session stays, and nothing on it is callable.
+    /// Takes back what a node may offer. Its session stays, nothing on it is callable, and what it declares waits again.
     pub fn remove_surface(&self, caller: &Caller, node: &str) -> Result<DeviceId, Denied> {
         let mut inner = self.lock();
         let (node, changes) = inner.pairing.remove_surface(&caller.approver(), node)?;
@@ -160,6 +161,11 @@ impl Hub {
         };
         self.commit(&mut inner, &event, changes)?;
         Self::announce_surface(&mut inner, "", &node, "removed");
+        self.end_forbidden(&mut inner);
+        // A connected node asks again at once; a removal that is recorded stands even if that is not.
+        if let Err(error) = self.ask_again(&mut inner, &node) {
+            tracing::error!(%error, "a node's declaration could not be filed");
+        }
         Ok(node)
     }
 

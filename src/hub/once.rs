@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use super::invoke::{Answer, is_nodes};
-use super::{Caller, Hub, Invoke, Invoked, NodeResult};
+use super::{Caller, Hub, Invoke, Invoked, NodeResult, Timing};
 use crate::audit::Digest;
 use crate::base::{DeviceId, ids::uuid_v4, limits};
 use crate::machine;
@@ -37,6 +37,8 @@ pub struct Told {
     pub answer: Answer,
     /// The node answered after the first caller under this key had been told that it failed.
     pub late: bool,
+    /// Of what ran now; what is on record has none.
+    pub timing: Option<Timing>,
 }
 
 impl Told {
@@ -44,6 +46,7 @@ impl Told {
         Arc::new(Self {
             answer: Err(refused),
             late: false,
+            timing: None,
         })
     }
 }
@@ -278,13 +281,30 @@ impl Hub {
             Ok(Begun::New) => make(),
             Ok(Begun::Known(record)) => {
                 let (answer, late) = known(&record, request);
-                return self.tell(keyed, &tell, Told { answer, late });
+                let timing = None;
+                return self.tell(
+                    keyed,
+                    &tell,
+                    Told {
+                        answer,
+                        late,
+                        timing,
+                    },
+                );
             }
             Err(error) => {
                 unrecorded(&error);
                 let answer = Err(Refused::AuditUnavailable);
-                let late = false;
-                return self.tell(keyed, &tell, Told { answer, late });
+                let (late, timing) = (false, None);
+                return self.tell(
+                    keyed,
+                    &tell,
+                    Told {
+                        answer,
+                        late,
+                        timing,
+                    },
+                );
             }
         };
         let (hub, keyed, id) = (Arc::clone(self), keyed.clone(), invoke_id.to_owned());
@@ -297,8 +317,16 @@ impl Hub {
             if !is_nodes(&answer) {
                 hub.keep(&keyed, &invoked.id, &answer, false);
             }
-            let late = false;
-            hub.tell(&keyed, &tell, Told { answer, late });
+            let (late, timing) = (false, Some(invoked.timing));
+            hub.tell(
+                &keyed,
+                &tell,
+                Told {
+                    answer,
+                    late,
+                    timing,
+                },
+            );
         });
     }
 

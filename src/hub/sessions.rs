@@ -231,44 +231,20 @@ impl Hub {
         });
     }
 
-    fn attach_node(
+    /// What a connected node declares and policy permits waits for an approval, unless it has one.
+    fn file_surface(
         &self,
         inner: &mut super::Inner,
-        caller: &Caller,
-        facts: SessionFacts,
+        declared: &SurfaceFacts,
         now_ms: u64,
     ) -> Result<(), super::Fault> {
-        let Some(node) = caller.device.clone() else {
-            return Ok(());
-        };
-        let client = facts.client;
-        let record = inner.pairing.device(&node);
-        let platform = record.map_or_else(String::new, |device| device.platform.clone());
-        let display_name = client.display_name.clone();
-        let permitted: Vec<String> = facts
-            .node
-            .commands
-            .iter()
-            .filter(|command| self.command_policy(&node).check(&platform, command).is_ok())
-            .cloned()
-            .collect();
-        let declared = SurfaceFacts {
-            node: node.clone(),
-            display_name: display_name.clone(),
-            platform,
-            device_family: client.device_family.clone(),
-            version: client.version.clone(),
-            client_id: client.id.as_str().to_owned(),
-            client_mode: client.mode.as_str().to_owned(),
-            caps: facts.node.caps,
-            commands: facts.node.commands,
-            silent: facts.node.newly_paired,
-            remote_ip: facts.address.clone(),
-            path: facts.path,
-        };
+        let node = &declared.node;
+        let policy = self.command_policy(node);
+        let permits = |command: &&String| policy.check(&declared.platform, command).is_ok();
+        let permitted = declared.commands.iter().filter(permits);
         let (request, changes) = inner.pairing.declare(
             SurfaceFacts {
-                commands: permitted,
+                commands: permitted.cloned().collect(),
                 ..declared.clone()
             },
             uuid_v4(machine::random()),
@@ -287,11 +263,11 @@ impl Hub {
                     .iter()
                     .map(|name| name.as_str().into())
                     .collect(),
-                address: facts.address.clone().unwrap_or_default(),
+                address: declared.remote_ip.clone().unwrap_or_default(),
             };
             self.commit(inner, &event, changes)?;
             let audience = Audience::Operators(Scope::Pairing);
-            let pending = super::nodes::pending_node(request, inner.pairing.surface(&node));
+            let pending = super::nodes::pending_node(request, inner.pairing.surface(node));
             inner
                 .connections
                 .broadcast(audience, "node.pair.requested", &pending, None);
@@ -303,6 +279,54 @@ impl Hub {
             };
             self.commit(inner, &event, changes)?;
         }
+        Ok(())
+    }
+
+    /// The same for a node that has declared already, after a removal or under another policy.
+    pub(super) fn ask_again(
+        &self,
+        inner: &mut super::Inner,
+        node: &DeviceId,
+    ) -> Result<(), super::Fault> {
+        let Some(session) = inner.registry.session(node) else {
+            return Ok(());
+        };
+        let declared = SurfaceFacts {
+            silent: false,
+            ..session.facts.clone()
+        };
+        self.file_surface(inner, &declared, machine::now_ms())
+    }
+
+    fn attach_node(
+        &self,
+        inner: &mut super::Inner,
+        caller: &Caller,
+        facts: SessionFacts,
+        now_ms: u64,
+    ) -> Result<(), super::Fault> {
+        let Some(node) = caller.device.clone() else {
+            return Ok(());
+        };
+        let client = facts.client;
+        let record = inner.pairing.device(&node);
+        let platform = record.map_or_else(String::new, |device| device.platform.clone());
+        let display_name = client.display_name.clone();
+        let declared = SurfaceFacts {
+            node: node.clone(),
+            display_name: display_name.clone(),
+            platform,
+            device_family: client.device_family.clone(),
+            version: client.version.clone(),
+            client_id: client.id.as_str().to_owned(),
+            client_mode: client.mode.as_str().to_owned(),
+            caps: facts.node.caps,
+            commands: facts.node.commands,
+            silent: facts.node.newly_paired,
+            remote_ip: facts.address.clone(),
+            path: facts.path,
+        };
+        self.file_surface(inner, &declared, now_ms)?;
         let attached = inner.registry.attach(NodeSession {
             conn: caller.conn.clone(),
             facts: declared,

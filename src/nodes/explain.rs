@@ -71,6 +71,17 @@ impl Finding {
         self
     }
 
+    /// The same with the node's id where its remedy leaves a place for it.
+    #[must_use]
+    pub fn of(mut self, node: &DeviceId) -> Self {
+        let named = |text: String| {
+            text.replace("NODE", node.as_str())
+                .replace("<id>", node.as_str())
+        };
+        self.change = self.change.map(named);
+        self
+    }
+
     pub fn refused(layer: &str, refused: &Refused) -> Self {
         Self {
             change: Some(refused.remedy().into_owned()),
@@ -178,7 +189,7 @@ pub fn layers(
                 Verdict::Unknown,
                 "only a connected node declares anything",
             ),
-            Err(refused) => Finding::refused(name, &refused).under(setting),
+            Err(refused) => Finding::refused(name, &refused).under(setting).of(node),
         }
     };
     // As one reads it, from the node to the policy; dispatch asks for the policy first.

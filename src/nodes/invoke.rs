@@ -171,6 +171,10 @@ impl<W> Invokes<W> {
         self.abandoned.push_back(ended);
     }
 
+    pub fn pending(&self) -> impl Iterator<Item = &Pending<W>> {
+        self.pending.values()
+    }
+
     pub fn len(&self) -> usize {
         self.pending.len()
     }

@@ -102,6 +102,7 @@ pub enum Refused {
     },
     /// What admitted the caller, or the scope that the call needs, was taken away after it asked (K1).
     CallerWithdrawn,
+    /// What permitted it was taken away while it was under way (K1).
     PairingChanged,
     Busy {
         limit: usize,
@@ -146,6 +147,7 @@ impl Refused {
             Self::TimedOut { .. }
             | Self::Cancelled { sent: true }
             | Self::OutcomeNotKept { .. }
+            | Self::PairingChanged
             | Self::Node { .. }
             | Self::OversizedResult { .. } => Dispatched::Yes,
             _ => Dispatched::No,
@@ -162,12 +164,21 @@ impl Refused {
             Self::NotConnected
             | Self::Disconnected { .. }
             | Self::Interrupted
+            // The way to the node is shut while nothing can be recorded.
+            | Self::AuditUnavailable
             | Self::Busy { .. } => Category::Network,
             Self::TimedOut { .. } => Category::Timeout,
-            Self::Cancelled { .. }
-            | Self::OutcomeNotKept { .. }
-            | Self::Node { .. }
-            | Self::AuditUnavailable => Category::Execution,
+            Self::Node { code, message }
+                if code == "SYSTEM_RUN_DENIED" || message.starts_with("SYSTEM_RUN_DENIED") =>
+            {
+                Category::Permission
+            }
+            Self::Node { code, .. } if code == "INVALID_RESULT" || code == "INVALID_PLAN" => {
+                Category::Protocol
+            }
+            Self::Cancelled { .. } | Self::OutcomeNotKept { .. } | Self::Node { .. } => {
+                Category::Execution
+            }
             Self::SurfacePending { .. }
             | Self::NotDeclared { .. }
             | Self::NotApproved { .. }
@@ -425,11 +436,11 @@ impl Refusal for Refused {
                 format!("approve what it declared: `portcullis nodes approve {id}`").into()
             }
             Self::SurfacePending { request_id: None } => {
-                "let the node connect once more, then approve it from `portcullis nodes pending`".into()
+                "portcullis nodes remove --node NODE; it then asks again for all that it declares".into()
             }
             Self::NotDeclared { command } => format!("run a node host that offers {command:?}").into(),
             Self::NotApproved { .. } => {
-                "portcullis nodes remove --node NODE; its next connect asks again, to be approved with this command".into()
+                "portcullis nodes remove --node NODE; it then asks again for all that it declares".into()
             }
             Self::Denied { command, by: DeniedBy::NodeAllow } => {
                 format!("add {command:?} to {}", DeniedBy::NodeAllow.setting()).into()
@@ -458,7 +469,7 @@ impl Refusal for Refused {
                 "change what that machine says: tools.exec.mode of its configuration, and the words and lists of its exec-approvals.json".into()
             }
             Self::CallerWithdrawn => "connect again with what counts now, then ask again".into(),
-            Self::PairingChanged => "try again".into(),
+            Self::PairingChanged => "see what the node may run now: `portcullis nodes list --commands`".into(),
             Self::Busy { .. } => "wait for running invocations to end".into(),
             Self::TimedOut { timeout_ms } => format!("raise timeoutMs above {timeout_ms} or run a shorter command").into(),
             Self::Interrupted => {

@@ -166,6 +166,11 @@ impl Registry {
         self.sessions.remove(node)
     }
 
+    /// Every connected node.
+    pub fn nodes(&self) -> Vec<DeviceId> {
+        self.sessions.keys().cloned().collect()
+    }
+
     pub fn session(&self, node: &DeviceId) -> Option<&NodeSession> {
         self.sessions.get(node)
     }

@@ -12,12 +12,13 @@ use super::handshake::{self, Ended, malformed};
 use super::preauth::PreauthPermit;
 use crate::auth::permission::Forbidden;
 use crate::base::{ConnId, limits};
-use crate::control::{Answer, Control};
+use crate::control::{Answer, Control, unsent};
 use crate::hub::{Caller, Farewell, Outbox, OutboxReader, Taken};
 use crate::ingress::Attributed;
 use crate::machine;
 use crate::net::WsIo;
-use crate::rpc::{self, ErrorShape, Frame, encode};
+use crate::nodes::Category;
+use crate::rpc::{self, ErrorShape, Frame, Method, encode};
 use crate::ws::Event;
 
 /// Serves one upgraded socket until it ends, whoever ends it.
@@ -255,10 +256,14 @@ fn dispatch(
             while calls.try_join_next().is_some() {}
             let limit = limits::CALLS_PER_CONNECTION_MAX;
             if calls.len() >= limit {
-                let error = ErrorShape::unavailable(format!(
+                let mut error = ErrorShape::unavailable(format!(
                     "{limit} calls of this connection are under way"
-                ));
-                outbox.send(encode::refusal(&request.id, &error.with_retryable(true)));
+                ))
+                .with_retryable(true);
+                if request.method == Method::NodeInvoke.as_str() {
+                    error = unsent(error, Category::Network);
+                }
+                outbox.send(encode::refusal(&request.id, &error));
                 return Accepted::Yes;
             }
             let outbox = outbox.clone();

@@ -6,6 +6,7 @@ use std::io::Read as _;
 
 use serde_json::{Value, json};
 
+use crate::secrets::{RELOADED, reload};
 use crate::support::{Connect, Device, Gateway, Peer, Setup, WireError};
 
 const RUN: [&str; 3] = ["system.run", "system.run.prepare", "system.which"];
@@ -405,6 +406,178 @@ fn n6_exec_approvals_cannot_be_invoked() {
             "node.invoke does not allow system.execApprovals.*; use exec.approvals.node.*"
         );
     }
+    let attempts = gateway.audit().matches("reserved_command").count();
+    assert_eq!(attempts, 2);
+}
+
+#[test]
+fn every_failure_of_an_invoke_says_whether_it_was_sent_and_what_kind_it_is() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let kind = |error: &WireError| {
+        let word = |name: &str| error.0["details"][name].as_str().unwrap().to_owned();
+        [word("dispatched"), word("category")]
+    };
+    let whole = json!({"nodeId": node.id(), "command": "system.which", "idempotencyKey": "k"});
+    let long = "x".repeat(257);
+    for (name, value) in [
+        ("idempotencyKey", json!(7)),
+        ("idempotencyKey", json!(long)),
+    ] {
+        let mut asked = whole.clone();
+        asked[name] = value;
+        let error = operator.call("node.invoke", &asked).unwrap_err();
+        assert_eq!(kind(&error), ["no", "protocol"], "{error:?}");
+    }
+    let mut reader = Peer::open(&gateway);
+    reader
+        .connect(&Connect::cli().scopes(&["operator.read"]))
+        .unwrap();
+    let error = reader.call("node.invoke", &whole).unwrap_err();
+    assert_eq!(error.detail(), "MISSING_SCOPE");
+    assert_eq!(kind(&error), ["no", "permission"], "{error:?}");
+    let said = [
+        ("SYSTEM_RUN_DENIED", "SYSTEM_RUN_DENIED: x", "permission"),
+        ("UNAVAILABLE", "SYSTEM_RUN_DENIED: x", "permission"),
+        ("UNAVAILABLE", "command not supported", "execution"),
+    ];
+    for (code, message, category) in said {
+        let id = node.ask(&mut operator, "system.which", &json!({}));
+        let request = node.taken();
+        let mut result = node.result(&request, "");
+        result["ok"] = json!(false);
+        result["error"] = json!({"code": code, "message": message});
+        node.peer.call("node.invoke.result", &result).unwrap();
+        let error = operator.answer(&id).unwrap_err();
+        assert_eq!(kind(&error), ["yes", category], "{error:?}");
+        assert!(
+            error.0["details"]["timing"]["totalMs"].is_u64(),
+            "{error:?}"
+        );
+    }
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    let request = node.taken();
+    node.report(&request, r#"{"a":1,"a":2}"#);
+    let error = operator.answer(&id).unwrap_err();
+    assert_eq!(kind(&error), ["yes", "protocol"], "{error:?}");
+    // More calls at once than a connection may have.
+    let mut ids: Vec<String> = (0..=256)
+        .map(|_| node.ask(&mut operator, "system.which", &json!({})))
+        .collect();
+    let error = operator.answer(&ids.pop().unwrap()).unwrap_err();
+    assert_eq!(kind(&error), ["no", "network"], "{error:?}");
+    let id = node.id().to_owned();
+    node.peer.leave();
+    let gone = json!({"nodeId": id, "command": "system.which", "idempotencyKey": "gone"});
+    let mut other = Peer::operator(&gateway);
+    let error = other.call("node.invoke", &gone).unwrap_err();
+    assert_eq!(kind(&error), ["no", "network"], "{error:?}");
+    // A form for people, with what to make of it.
+    let args = [
+        "nodes",
+        "invoke",
+        "--node",
+        &id,
+        "--command",
+        "system.which",
+    ];
+    let failed = gateway.cli(&args);
+    let said = String::from_utf8(failed.stderr).unwrap();
+    assert!(said.contains("(network, dispatched: no)"), "{said}");
+}
+
+#[test]
+fn a_result_says_how_long_each_part_took_and_so_does_its_record() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    let id = node.ask_once(&mut operator, "k", &json!({}));
+    let request = node.taken();
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    node.report(&request, "{}");
+    let answer = operator.answer(&id).unwrap();
+    let ms = |part: &str| answer["timing"][part].as_u64().unwrap();
+    assert!(ms("executionMs") >= 50, "{answer}");
+    assert!(
+        ms("totalMs") >= ms("executionMs") + ms("queueMs"),
+        "{answer}"
+    );
+    let audit = gateway.audit();
+    let record = audit.lines().find(|line| line.contains("dispatch.result"));
+    let record = record.unwrap();
+    for part in ["queueMs", "executionMs", "totalMs"] {
+        assert!(record.contains(part), "{record}");
+    }
+    // What is on record took no time now.
+    let again = node.ask_once(&mut operator, "k", &json!({}));
+    assert_eq!(operator.answer(&again).unwrap()["timing"], Value::Null);
+}
+
+#[test]
+fn k1_what_is_forbidden_while_it_is_under_way_ends() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &RUN);
+    let mut forbid = |take: &mut dyn FnMut(&mut Peer)| {
+        let id = node.ask(&mut operator, "system.which", &json!({}));
+        let request = node.taken();
+        let mut other = Peer::operator(&gateway);
+        take(&mut other);
+        let error = operator.answer(&id).unwrap_err();
+        assert_eq!(error.detail(), "PAIRING_CHANGED", "{error:?}");
+        assert_eq!(error.0["details"]["dispatched"], "yes");
+        assert_eq!(error.0["details"]["category"], "permission");
+        let cancel = node.peer.event("node.invoke.cancel");
+        assert_eq!(cancel["invokeId"], request["id"]);
+        let ends = gateway.audit();
+        let end = |line: &&str| {
+            line.contains("dispatch.result") && line.contains(request["id"].as_str().unwrap())
+        };
+        assert!(ends.lines().any(|line| end(&line)), "{ends}");
+    };
+    let about = json!({"nodeId": gateway.cli_json(&["nodes", "list"])["nodes"][0]["nodeId"]});
+    // Removed, it asks again at once, to be approved with more or with less than before.
+    forbid(&mut |other| {
+        other.call("node.pair.remove", &about).unwrap();
+        let entry = other.call("node.describe", &about).unwrap();
+        assert_eq!(entry["pendingDeclaredCommands"], json!(RUN));
+        let decision = json!({"requestId": entry["pendingRequestId"]});
+        other.call("node.pair.approve", &decision).unwrap();
+    });
+}
+
+#[test]
+fn k1_a_reload_that_denies_ends_what_is_under_way_and_one_that_allows_has_nodes_ask() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &["system.which", "camera.snap"]);
+    let id = node.ask(&mut operator, "system.which", &json!({}));
+    node.taken();
+    let denies = "{gateway: {nodes: {commands: {deny: ['system.which']}}}}";
+    reload(&gateway, denies, RELOADED);
+    let error = operator.answer(&id).unwrap_err();
+    assert_eq!(error.detail(), "PAIRING_CHANGED", "{error:?}");
+    assert_eq!(node.entry(&mut operator)["pendingRequestId"], Value::Null);
+    let allows = "{gateway: {nodes: {commands: {allow: ['camera.snap']}}}}";
+    reload(&gateway, allows, RELOADED);
+    let remedy = |operator: &mut Peer, id: &str| {
+        let about = json!({"nodeId": id, "command": "camera.snap"});
+        let found = operator.call("portcullis.nodes.explain", &about).unwrap();
+        found["change"].as_str().unwrap().to_owned()
+    };
+    let entry = node.entry(&mut operator);
+    let request = entry["pendingRequestId"].as_str().unwrap();
+    assert!(remedy(&mut operator, node.id()).contains(request));
+    let subset = json!({"requestId": request, "commands": ["system.which"]});
+    operator.call("node.pair.approve", &subset).unwrap();
+    let remove = format!("portcullis nodes remove --node {};", node.id());
+    assert!(remedy(&mut operator, node.id()).starts_with(&remove));
+    operator
+        .call("node.pair.remove", &json!({"nodeId": node.id()}))
+        .unwrap();
+    node.approve(&mut operator);
+    node.serves(&mut operator, "camera.snap");
 }
 
 #[test]

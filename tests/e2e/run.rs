@@ -305,8 +305,11 @@ fn what_a_command_prints_is_seen_before_it_ends() {
     assert_eq!(line, "first\n");
     open();
     let output = running.wait_with_output().unwrap();
-    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(printed["payload"], answer["payload"]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let (payload, how) = printed.trim_end().rsplit_once('\n').unwrap();
+    let payload: Value = serde_json::from_str(payload).unwrap();
+    assert_eq!(payload, answer["payload"]);
+    assert!(how.starts_with("dispatched: yes; queue "), "{how}");
 }
 
 #[test]

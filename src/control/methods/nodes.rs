@@ -3,28 +3,29 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::super::answer::{denied, error_of, frame, refused};
+use super::super::answer::{denied, error_of, frame, refused, unsent};
 use super::super::{Answer, Control};
 use super::params;
 use crate::agent::session_key::{AGENT_ID, SessionKey};
 use crate::audit::Digest;
 use crate::base::{DeviceId, limits};
-use crate::hub::{Caller, Invoke, Listener, NodeResult, ResultTaken, once};
+use crate::hub::{Caller, Invoke, Listener, NodeResult, ResultTaken, Timing, once};
 use crate::machine;
-use crate::nodes::{Dispatched, HostFacts, Refused, Report};
+use crate::nodes::{Category, Dispatched, HostFacts, Refused, Report};
 use crate::rpc::types::node::{
     NodeDescription, NodeEventParams, NodeEventResult, NodeIdParams, NodeIdResult,
     NodeInvokeParams, NodeInvokeProgressParams, NodeInvokeResult, NodeInvokeResultAck,
-    NodeInvokeResultParams, NodeList, NodePairApproved, NodePairDecideParams, NodePairRejected,
-    NodePendingAckParams, NodePendingDrainParams, NodePendingDrained, NodePluginToolsParams,
-    NodePluginToolsResult, NodeProgressEvent, NodeRenameParams, NodeRenamed, NodeSkillsParams,
-    NodeSkillsResult,
+    NodeInvokeResultParams, NodeInvokeTiming, NodeList, NodePairApproved, NodePairDecideParams,
+    NodePairRejected, NodePendingAckParams, NodePendingDrainParams, NodePendingDrained,
+    NodePluginToolsParams, NodePluginToolsResult, NodeProgressEvent, NodeRenameParams, NodeRenamed,
+    NodeSkillsParams, NodeSkillsResult,
 };
 use crate::rpc::{ErrorShape, Method, Request, encode};
 
@@ -189,7 +190,7 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
     let id = request.id.as_ref().to_owned();
     let wanted: NodeInvokeParams = match params(Method::NodeInvoke, request) {
         Ok(wanted) => wanted,
-        Err(error) => return refused(&id, &error),
+        Err(error) => return refused(&id, &unsent(error, Category::Protocol)),
     };
     let Some(node) = DeviceId::parse(&wanted.node_id) else {
         return refused(&id, &error_of(&Refused::UnknownNode));
@@ -203,7 +204,8 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
                 "invalid node.invoke params: {name} longer than {} bytes",
                 limits::IDEMPOTENCY_KEY_BYTES_MAX
             );
-            return refused(&id, &ErrorShape::invalid_request(sentence));
+            let error = ErrorShape::invalid_request(sentence);
+            return refused(&id, &unsent(error, Category::Protocol));
         }
     }
     let params_text = wanted.params.as_deref().map_or("", RawValue::get);
@@ -245,9 +247,29 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
             payload_json: result.payload_json.as_deref().map(Cow::Borrowed),
             dispatched: Some(Dispatched::Yes.as_str().into()),
             late: told.late.then_some(true),
+            timing: told.timing.map(shown_timing),
         });
-        relayed(&caller, &id, result.map_err(error_of))
+        let failed = |refused: &Refused| {
+            let error = error_of(refused);
+            match (error.details.clone(), told.timing) {
+                (Some(Value::Object(mut details)), Some(timing)) => {
+                    details.insert("timing".to_owned(), json!(shown_timing(timing)));
+                    error.with_details(Value::Object(details))
+                }
+                _ => error,
+            }
+        };
+        relayed(&caller, &id, result.map_err(failed))
     }))
+}
+
+fn shown_timing(timing: Timing) -> NodeInvokeTiming {
+    let ms = |part: Duration| u64::try_from(part.as_millis()).unwrap_or(u64::MAX);
+    NodeInvokeTiming {
+        queue_ms: ms(timing.queue),
+        execution_ms: ms(timing.execution),
+        total_ms: ms(timing.total),
+    }
 }
 
 /// A caller that wants to hear its commands gets what they print as events before the answer.

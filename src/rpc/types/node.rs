@@ -276,6 +276,18 @@ pub struct NodeInvokeResult<'a> {
     /// Ours: the node answered after this invocation's caller had been told that it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<bool>,
+    /// Ours; absent when what is on record is answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timing: Option<NodeInvokeTiming>,
+}
+
+/// How long the parts of an invocation took: until the frame for the node, until the node's answer, and in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeInvokeTiming {
+    pub queue_ms: u64,
+    pub execution_ms: u64,
+    pub total_ms: u64,
 }
 
 /// The `node.invoke.request` event, to one node.
