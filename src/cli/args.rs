@@ -202,6 +202,7 @@ pub enum Nodes {
     Pending,
     /// Approve a pending request of either stage
     Approve {
+        /// Its id or the beginning of it, as `nodes pending` shows it
         request_id: String,
         /// Approve only these commands, separated by commas
         #[arg(long, value_delimiter = ',')]
@@ -247,13 +248,17 @@ pub enum Approvals {
     Get { id: String },
     /// Let a command run
     Approve {
+        /// Its id or the beginning of it
         id: String,
         /// Let it run unasked from now on, in this directory with these arguments
         #[arg(long)]
         always: bool,
     },
     /// Refuse a command
-    Deny { id: String },
+    Deny {
+        /// Its id or the beginning of it
+        id: String,
+    },
     /// Show requests as they come, and ask about each
     Watch,
 }
@@ -353,6 +358,7 @@ pub enum Audit {
         /// Go on with what is recorded from now on
         #[arg(long, short)]
         follow: bool,
+        /// The log's directory; the profile's if absent
         #[arg(long)]
         dir: Option<PathBuf>,
     },
@@ -364,9 +370,10 @@ pub enum Audit {
         /// Only this kind and those below it, such as dispatch or dispatch.result
         #[arg(long)]
         kind: Option<String>,
-        /// Only what is about this node or device, by its id or the beginning of it
+        /// Only what is about this node or device or what it did, by its id or the beginning of it
         #[arg(long)]
         node: Option<String>,
+        /// The log's directory; the profile's if absent
         #[arg(long)]
         dir: Option<PathBuf>,
     },
@@ -375,6 +382,7 @@ pub enum Audit {
         /// A new file; standard output if absent
         #[arg(long, short)]
         output: Option<PathBuf>,
+        /// The log's directory; the profile's if absent
         #[arg(long)]
         dir: Option<PathBuf>,
     },

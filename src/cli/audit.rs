@@ -1,9 +1,11 @@
 //! `audit tail|show|verify|export`. The log is read from disk, so that it can be read and proved while no Gateway runs.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use super::args::Audit;
 use super::exit::{Exit, Failure};
@@ -35,10 +37,11 @@ pub fn run(context: &Context, command: &Audit) -> Result<(), Failure> {
             node,
             dir: given,
         } => {
-            let filter = Filter {
+            let mut filter = Filter {
                 since_ms: since.map(|ago| machine::now_ms().saturating_sub(ago)),
                 kind: kind.as_deref(),
                 node: node.as_deref(),
+                linked: HashSet::new(),
             };
             let checked = audit::verify::for_each(&dir(given), |record| {
                 if filter.wants(&record) {
@@ -62,7 +65,7 @@ fn verify(dir: &Path, json: bool) -> Result<(), Failure> {
         ..
     } = audit::verify(dir).map_err(|broken| broken_log(&broken))?;
     if json {
-        let report = serde_json::json!({
+        let report = json!({
             "ok": true, "files": files, "records": records, "torn": torn, "shortened": shortened, "tornEnd": torn_end,
         });
         output::line(&report.to_string());
@@ -146,10 +149,16 @@ struct Filter<'a> {
     since_ms: Option<u64>,
     kind: Option<&'a str>,
     node: Option<&'a str>,
+    /// The approvals and invocations that a record about `node` began: later records name nothing but their ids.
+    linked: HashSet<String>,
 }
 
 impl Filter<'_> {
-    fn wants(&self, record: &Record) -> bool {
+    fn wants(&mut self, record: &Record) -> bool {
+        let about = self.node.is_none_or(|node| {
+            let event: Value = serde_json::from_str(record.event.get()).unwrap_or_default();
+            names(&event, node, &mut self.linked)
+        });
         let kind = record.kind().unwrap_or_default();
         let of_kind = |wanted: &str| {
             kind.strip_prefix(wanted)
@@ -157,16 +166,29 @@ impl Filter<'_> {
         };
         self.since_ms.is_none_or(|since| record.ts >= since)
             && self.kind.is_none_or(of_kind)
-            && self.node.is_none_or(|node| names(record, node))
+            && about
     }
 }
 
-/// Whether a record is about a node, which may be named by the beginning of its id.
-fn names(record: &Record, node: &str) -> bool {
-    let event: serde_json::Value = serde_json::from_str(record.event.get()).unwrap_or_default();
-    ["node", "device"]
-        .iter()
-        .any(|field| event[field].as_str().is_some_and(|id| id.starts_with(node)))
+/// Whether a record is about a node or device, or of what it did, or goes on with such a one. It may be named by the
+/// beginning of its id.
+fn names(event: &Value, node: &str, linked: &mut HashSet<String>) -> bool {
+    let is_it = |id: &Value| id.as_str().is_some_and(|id| id.starts_with(node));
+    let acted = |actor: &Value| is_it(&actor["device"]) || is_it(&actor["by"]);
+    let ids = || {
+        ["approval", "invoke"]
+            .iter()
+            .filter_map(|field| event[field].as_str())
+    };
+    let about = ["node", "device"].iter().any(|field| is_it(&event[field]))
+        || ["actor", "by", "caller"]
+            .iter()
+            .any(|field| acted(&event[field]))
+        || ids().any(|id| linked.contains(id));
+    if about {
+        linked.extend(ids().map(str::to_owned));
+    }
+    about
 }
 
 /// `90s`, `15m`, `36h` or `7d`, in milliseconds.
@@ -231,6 +253,23 @@ mod tests {
             assert_eq!(utc(ms), text);
         }
         utc(u64::MAX);
+    }
+
+    #[test]
+    fn what_a_node_did_and_what_came_of_it_is_about_it() {
+        let mut linked = HashSet::new();
+        let mut about = |event: Value| names(&event, "abc", &mut linked);
+        assert!(!about(json!({"approval": "a1", "decision": "deny"})));
+        assert!(about(json!({"approval": "a1", "node": "abcdef"})));
+        assert!(about(json!({"approval": "a1", "decision": "deny"})));
+        assert!(about(
+            json!({"invoke": "i1", "caller": {"device": "abcdef"}})
+        ));
+        assert!(about(json!({"invoke": "i1", "by": {"uid": 0}})));
+        assert!(about(json!({"actor": {"kind": "agent", "by": "abcdef"}})));
+        assert!(!about(
+            json!({"invoke": "i2", "node": "def", "by": {"uid": 0}})
+        ));
     }
 
     #[test]

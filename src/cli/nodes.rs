@@ -100,9 +100,14 @@ async fn act(context: &Context, session: &mut Session, command: &Nodes) -> Resul
         }
         Nodes::Status { connected } => {
             let payload = session.call("node.list", &json!({})).await?;
+            let mut payload: Value = decode(&payload)?;
+            if let Some(nodes) = payload["nodes"].as_array_mut() {
+                nodes.retain(|node| node["connected"] == true || !connected);
+            }
+            let payload = serde_json::value::to_raw_value(&payload)
+                .map_err(|error| Failure::new(Exit::Software, error.to_string()))?;
             let report = report(session, None).await?;
-            context.show(&payload, |mut list: NodeList| {
-                list.nodes.retain(|node| node.connected || !connected);
+            context.show(&payload, |list: NodeList| {
                 view::node_table(&list.nodes, report.as_ref(), now_ms)
             })
         }
