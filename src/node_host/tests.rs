@@ -924,22 +924,18 @@ async fn x4_a_script_is_never_kept() {
 
 #[tokio::test]
 async fn a_plan_tells_no_digest_of_a_file() {
+    let machine = Machine::new(Mode::Ask);
+    fs::write(machine.path("secret"), "hunter2").unwrap();
+    let params = json!({"command": ["/usr/bin/id", machine.path("secret")], "cwd": "/"});
     let mut seen = Vec::new();
-    for _ in 0..2 {
-        let machine = Machine::new(Mode::Ask);
-        fs::write(machine.path("secret"), "hunter2").unwrap();
-        let params = json!({"command": ["/usr/bin/id", machine.path("secret")], "cwd": "/"});
-        let answer = machine.call("system.run.prepare", params).await.unwrap();
-        let answer = answer
-            .to_string()
-            .replace(machine.dir.path().to_str().unwrap(), "");
-        assert!(answer.contains("secret"));
-        seen.push(answer);
+    for host in [&machine, &Machine::new(Mode::Ask)] {
+        let answer = host.call("system.run.prepare", params.clone()).await;
+        seen.push(answer.unwrap().to_string());
     }
     let digests = |answer: &str| -> Vec<String> {
         answer
-            .split('"')
-            .filter(|it| it.len() == 64)
+            .split(['"', ':'])
+            .filter(|it| it.len() == 64 && it.bytes().all(|it| it.is_ascii_hexdigit()))
             .map(str::to_owned)
             .collect()
     };
