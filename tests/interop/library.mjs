@@ -235,7 +235,7 @@ async function devices() {
 const SNAPSHOT = { security: "full", ask: "off", askFallback: "deny", autoAllowSkills: false, allowlistRules: [] };
 
 /** A node of protocol 3: the envelope that the library keeps for old Gateways, then the frames of any node. */
-class OldNode extends Party {
+export class OldNode extends Party {
   constructor(gateway, name, secret, identity) {
     const envelope = { clientName: "node-host", mode: "node", role: "node", minProtocol: 3, maxProtocol: 3 };
     const commands = ["system.run", "system.run.prepare"];

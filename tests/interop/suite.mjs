@@ -2,6 +2,7 @@
 
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { administration } from "./administration.mjs";
 import { approvals } from "./approvals.mjs";
 import * as compare from "./compare.mjs";
 import * as lib from "./lib.mjs";
@@ -210,8 +211,9 @@ async function reference() {
   const home = lib.officialHome("reference", { port, auth: { mode: "token", token } });
   const gateway = { recorder: await lib.Recorder.listen(() => port) };
   const env = lib.ourEnv(lib.ourHome("theirs"));
-  const cli = (...args) =>
-    lib.run(lib.portcullis, [...args, "--url", `ws://127.0.0.1:${port}`, "--token", token, "--json"], env);
+  const plain = (...args) =>
+    lib.run(lib.portcullis, [...args, "--url", `ws://127.0.0.1:${port}`, "--token", token], env);
+  const cli = (...args) => plain(...args, "--json");
   const json = async (...args) => {
     const result = await cli(...args);
     check(result.code === 0, `portcullis ${args.join(" ")}: exit code ${result.code}`, result.text);
@@ -257,6 +259,22 @@ async function reference() {
     const failed = await invoke("system.run", { command: ["/bin/sh", "-c", "echo out; echo err >&2; exit 3"] });
     const { exitCode, success, stdout, stderr } = failed.payload;
     check(exitCode === 3 && !success && stdout === "out\n" && stderr === "err\n", "another result", failed.payload);
+  });
+  await test("reference gateway: our CLI lists, describes and renames, and lists devices", async () => {
+    for (const args of [["nodes", "list"], ["nodes", "status"]]) {
+      const [{ nodeId, connected, commands }] = (await json(...args)).nodes;
+      check(nodeId === request.nodeId && connected && commands.includes("system.run"), args.join(" "));
+    }
+    check((await json("nodes", "describe", "--node", "epsilon")).nodeId === request.nodeId, "another node");
+    await json("nodes", "rename", "--node", "epsilon", "--name", "omega");
+    check((await json("nodes", "describe", "--node", "omega")).displayName === "omega", "it has its old name");
+    await json("nodes", "rename", "--node", "omega", "--name", "epsilon");
+    const { paired } = await json("devices", "list");
+    check(paired.some(({ deviceId, role }) => deviceId === request.nodeId && role === "node"), "no such device", paired);
+    for (const args of [["nodes", "list"], ["nodes", "describe", "--node", "epsilon"], ["devices", "list"]]) {
+      const { code, out, text } = await plain(...args);
+      check(code === 0 && out.includes("epsilon"), `${args.join(" ")}: exit code ${code}`, text);
+    }
   });
   const dials = (count) =>
     until("our node host is admitted again", lib.NODE_START_MS, () => admitted(gateway).length > count && admitted(gateway).at(-1));
@@ -308,7 +326,7 @@ async function wire() {
   await test("docs/COMPATIBILITY.md lists each wire difference, and no other", () => compare.checkTable(files));
 }
 
-const groups = { tokenMode, passwordMode, manualPairing, approvals, library, reference };
+const groups = { tokenMode, passwordMode, manualPairing, administration, approvals, library, reference };
 const chosen = Object.keys(groups).filter((name) => name.includes(only));
 if (chosen.length === 0) {
   console.error(`no group holds "${only}"; there are ${Object.keys(groups).join(", ")}`);
