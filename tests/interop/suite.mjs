@@ -1,13 +1,13 @@
 // The tests of the official programs, and the end of every run. `run` starts this under Node 24; see there for the environment.
 
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { administration } from "./administration.mjs";
 import { approvals } from "./approvals.mjs";
 import * as compare from "./compare.mjs";
 import * as lib from "./lib.mjs";
 import { check, until } from "./lib.mjs";
-import { library, stopParties } from "./library.mjs";
+import { Identity, Party, fails, library, stopParties } from "./library.mjs";
 import {
   UNAME,
   WHICH,
@@ -133,6 +133,61 @@ async function restart(gateway, first) {
     check(node.program.alive, "the node ended", node.program.err);
     await runsUname(gateway, "/run @alpha uname -a");
   });
+}
+
+/** The official node while the gateway ends in the middle of a command. */
+async function crash() {
+  const gateway = await lib.Gateway.start("crash", "token", { tools: { exec: { mode: "full" } } });
+  recordings.set("crash", gateway.recorder);
+  const node = startNode("kappa", gateway, gateway.secretEnv);
+  const { requestId, nodeId } = await pendingSurface(gateway, "kappa");
+  await gateway.json(["nodes", "approve", requestId]);
+  // With a device: who asks again must be the same.
+  const scopes = ["operator.read", "operator.write"];
+  const device = { token: gateway.secret, clientName: "openclaw-linux", mode: "ui", scopes };
+  const operator = new Party(gateway, device, new Identity());
+  await operator.hello();
+  const log = join(lib.work, "crash-log");
+  const ran = (key) => (existsSync(log) ? readFileSync(log, "utf8").split("\n") : []).filter((line) => line === key).length;
+  const invoke = (key, then) =>
+    operator.call("node.invoke", {
+      nodeId,
+      command: "system.run",
+      params: { command: ["/bin/sh", "-c", `echo ${key} >> ${log}; ${then}`] },
+      idempotencyKey: key,
+    });
+  const whole = async (key) => {
+    const { payload } = await until("the node serves", lib.STEP_MS, () => invoke(key, "echo done"));
+    check(payload.stdout === "done\n" && ran(key) === 1, "another result", payload);
+  };
+
+  await test("official node: the same key again is answered without another run", async () => {
+    await whole("whole");
+    await whole("whole");
+  });
+  for (const [how, end] of [
+    ["a SIGKILL", (program) => program.kill()],
+    ["a restart", (program) => program.stop()],
+  ]) {
+    const key = how.replaceAll(" ", "-");
+    await test(`official node: ${how} of the gateway amid a command: it reconnects, and nothing runs twice`, async () => {
+      const [nodes, hellos] = [admitted(gateway).length, operator.hellos.length];
+      const cut = fails(invoke(key, "sleep 3"));
+      await until("the command runs", lib.STEP_MS, () => ran(key) === 1, 20);
+      await end(gateway.program);
+      await cut;
+      await gateway.begin();
+      await operator.hello(hellos + 1);
+      await until("the node is back", lib.NODE_START_MS, () => admitted(gateway).length > nodes);
+      check(node.program.alive, "the node ended", node.program.err);
+      const again = await fails(invoke(key, "sleep 3"));
+      const { dispatched, nodeError } = again.details;
+      check(dispatched === "unknown" && nodeError.code === "INTERRUPTED", "another answer", again.details);
+      await whole(`after-${key}`);
+      await lib.sleep(3000);
+      check(ran(key) === 1, "it ran again under the same key", ran(key));
+    });
+  }
 }
 
 async function passwordMode() {
@@ -326,7 +381,7 @@ async function wire() {
   await test("docs/COMPATIBILITY.md lists each wire difference, and no other", () => compare.checkTable(files));
 }
 
-const groups = { tokenMode, passwordMode, manualPairing, administration, approvals, library, reference };
+const groups = { tokenMode, crash, passwordMode, manualPairing, administration, approvals, library, reference };
 const chosen = Object.keys(groups).filter((name) => name.includes(only));
 if (chosen.length === 0) {
   console.error(`no group holds "${only}"; there are ${Object.keys(groups).join(", ")}`);
