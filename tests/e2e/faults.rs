@@ -307,7 +307,7 @@ fn a_full_disk_stops_dispatch_and_pairing_and_both_go_on_by_themselves() {
     assert_eq!(refused.detail(), "AUDIT_UNAVAILABLE");
     assert_eq!(refused.0["retryable"], true);
     assert_eq!(refused.0["details"]["dispatched"], "no");
-    assert_eq!(refused.0["details"]["category"], "execution");
+    assert_eq!(refused.0["details"]["category"], "network");
     for _ in 0..served {
         node.taken();
     }

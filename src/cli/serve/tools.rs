@@ -59,8 +59,10 @@ impl Tools for HubTools {
                         online: entry.connected,
                         callable,
                         permitted,
-                        reason: why_not
-                            .map(|refused| format!("{} ({})", refused.public(), refused.remedy())),
+                        reason: why_not.map(|refused| {
+                            let remedy = refused.remedy().replace("NODE", &entry.node_id);
+                            format!("{} ({remedy})", refused.public())
+                        }),
                         node_id: entry.node_id,
                     }
                 })
