@@ -238,6 +238,9 @@ fn a_caller_that_gave_up_keeps_no_command_alive() {
     first.leave();
     let cancelled = node.peer.event("node.invoke.cancel");
     assert_eq!(cancelled["invokeId"], request["id"]);
+    // Not at the deadline of the first.
+    let id = node.ask_once(&mut operator, "k", &json!({}));
+    assert_eq!(said(operator.answer(&id)), words("CANCELLED", "yes"));
 }
 
 #[test]
