@@ -186,17 +186,26 @@ fn block(entry: &Entry) -> String {
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     let env = env.join(" ");
+    let node = request.node_id.as_ref().map(|id| match &request.node_name {
+        Some(name) => format!("{name} ({id})"),
+        None => id.clone(),
+    });
     let mut lines = vec![format!("Request {} ({} s left)", entry.id, left_ms / 1000)];
     let mut row = |name: &str, value: Option<&str>| {
         lines.extend(value.map(|value| format!("  {name:<9}{value}")));
     };
     row("command", Some(&request.command));
-    row("node", request.node_id.as_deref());
+    row("node", node.as_deref());
+    row("asked by", request.requested_by.as_deref());
     row("agent", request.agent_id.as_deref());
     row("session", request.session_key.as_deref());
     row("cwd", request.cwd.as_deref());
     row("env", Some(env.as_str()).filter(|env| !env.is_empty()));
-    row("sha256", request.binding_sha256.as_deref());
+    let file = &request.system_run_plan["mutableFileOperand"];
+    let script = (file["path"].as_str().zip(file["sha256"].as_str()))
+        .map(|(path, sha256)| format!("{path} (sha256 {sha256})"));
+    row("file", script.as_deref());
+    row("binding", request.binding_sha256.as_deref());
     // Line by line, so that nothing in a value can begin a line of its own.
     let lines: Vec<String> = lines
         .iter()
@@ -214,12 +223,16 @@ mod tests {
         let long = "x".repeat(5000);
         let entry: Entry = serde_json::from_value(json!({
             "id": "1\n  command  ls", "expiresAtMs": 0,
-            "request": {"command": format!("{long}\u{1b}[0m\nend"), "nodeId": "n", "env": {"A": "1", "B": "2"}},
+            "request": {"command": format!("{long}\u{1b}[0m\nend"), "nodeId": "n", "nodeName": "box\n  cwd      /", "requestedBy": "me\u{1b}[0m (d)",
+                "systemRunPlan": {"mutableFileOperand": {"path": "/x\n.sh", "sha256": "ab"}}, "env": {"A": "1", "B": "2"}},
         }))
         .unwrap();
         let text = block(&entry);
         assert!(text.contains(&long) && text.contains("\\nend"));
-        assert_eq!(text.lines().count(), 4, "{text}");
+        assert_eq!(text.lines().count(), 6, "{text}");
+        assert!(text.contains("  node     box\\n  cwd      / (n)"), "{text}");
+        assert!(text.contains("  asked by me"), "{text}");
+        assert!(text.contains("  file     /x\\n.sh (sha256 ab)"), "{text}");
         assert!(!text.contains('\u{1b}'));
         assert!(text.contains("  env      A=1 B=2"));
     }

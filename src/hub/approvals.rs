@@ -18,6 +18,7 @@ use crate::exec::plan::Prepared;
 use crate::exec::{Decision, argv_text, redact};
 use crate::machine;
 use crate::nodes::{Refused, exec_gate_on};
+use crate::pairing::Pairing;
 
 /// What a client asks an approval for.
 pub struct Asked {
@@ -146,7 +147,7 @@ impl Hub {
         })?;
         let audience = Audience::Operators(Scope::Approvals);
         let event = "exec.approval.requested";
-        let shown = self.listed(&approval);
+        let shown = self.listed(&inner.pairing, &approval);
         inner.connections.broadcast(audience, event, &shown, None);
         inner.approvals.open(approval.clone(), now_ms);
         Ok(approval)
@@ -216,7 +217,9 @@ impl Hub {
         let now_ms = self.steady_ms();
         let inner = self.lock();
         let pending = inner.approvals.pending(now_ms);
-        pending.map(|approval| self.listed(approval)).collect()
+        pending
+            .map(|approval| self.listed(&inner.pairing, approval))
+            .collect()
     }
 
     /// One that waits, as `exec.approval.get` shows it.
@@ -227,7 +230,7 @@ impl Hub {
             .approvals
             .pending(now_ms)
             .find(|it| it.wanted.id == id)?;
-        let shown = shown(approval);
+        let shown = shown(&inner.pairing, approval);
         Some(json!({
             "id": id,
             "commandText": shown["command"],
@@ -268,11 +271,11 @@ impl Hub {
         }
     }
 
-    fn listed(&self, approval: &Approval) -> Value {
+    fn listed(&self, devices: &Pairing, approval: &Approval) -> Value {
         json!({
             "approvalKind": "exec",
             "id": approval.wanted.id,
-            "request": shown(approval),
+            "request": shown(devices, approval),
             "createdAtMs": self.shown_ms(approval.wanted.created_at_ms),
             "expiresAtMs": self.shown_ms(approval.wanted.expires_at_ms),
         })
@@ -295,7 +298,7 @@ impl Hub {
             "resolvedBy": by,
             "terminalReason": reason,
             "ts": machine::now_ms(),
-            "request": shown(approval),
+            "request": shown(&inner.pairing, approval),
         });
         let audience = Audience::Operators(Scope::Approvals);
         let name = "exec.approval.resolved";
@@ -315,9 +318,17 @@ impl Hub {
 }
 
 /// What is shown of a request: all that is bound, with secrets redacted (X13) and invisible characters written out. The
-/// keys are the reference's; `env` and `bindingSha256` are ours.
-fn shown(approval: &Approval) -> Value {
+/// keys are the reference's; `env`, `nodeName`, `requestedBy` and `bindingSha256` are ours.
+fn shown(devices: &Pairing, approval: &Approval) -> Value {
     let wanted = &approval.wanted;
+    // Devices name themselves, so the id stands beside the name.
+    let name = |id: &DeviceId| devices.device(id).map(|it| argv_text::visible(it.name()));
+    let requested_by = wanted
+        .device
+        .as_ref()
+        .map_or("a client without a device".to_owned(), |id| {
+            format!("{} ({})", name(id).unwrap_or_default(), id.as_str())
+        });
     let mut plan = wanted.prepared.plan.clone();
     plan.argv = redact::argv(&plan.argv);
     plan.command_text = argv_text::render(&plan.argv);
@@ -339,6 +350,8 @@ fn shown(approval: &Approval) -> Value {
         "env": redact::env(&wanted.prepared.plan.argv, &wanted.env),
         "cwd": cwd,
         "nodeId": wanted.node.as_str(),
+        "nodeName": name(&wanted.node),
+        "requestedBy": requested_by,
         "host": "node",
         "security": null,
         "ask": null,

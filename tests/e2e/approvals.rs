@@ -307,6 +307,8 @@ fn n5_the_official_way_from_a_request_to_its_run() {
     assert_eq!(request["systemRunPlan"], plan, "with the file's hash");
     assert_eq!(request["allowedDecisions"], json!(["allow-once", "deny"]));
     assert_eq!(request["bindingSha256"].as_str().unwrap().len(), 64);
+    assert!(request["nodeName"].is_string(), "{request}");
+    assert!(request["requestedBy"].is_string(), "{request}");
     let got = it.approver.call("exec.approval.get", &json!({"id": id}));
     assert_eq!(got.unwrap()["commandText"], plan["commandText"]);
     let waiting = it

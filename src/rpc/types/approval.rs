@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// `exec.approval.request`. What is bound is `systemRunPlan` and `env`; the fields that repeat a part of the plan must
@@ -139,6 +140,9 @@ pub struct ExecApprovalShown {
     pub command: String,
     pub cwd: Option<String>,
     pub node_id: Option<String>,
+    pub node_name: Option<String>,
+    pub requested_by: Option<String>,
+    pub system_run_plan: Value,
     pub agent_id: Option<String>,
     pub session_key: Option<String>,
     pub env: BTreeMap<String, String>,
