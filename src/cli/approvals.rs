@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::args::Approvals;
+use super::args::{Allowlist, Approvals};
 use super::devices::by_prefix;
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use super::gateway::printable;
+use super::nodes::find;
 use super::output;
 use super::session::{Context, Session, decode};
 use crate::auth::scope::Scope;
@@ -26,7 +27,13 @@ const RESOLVED: &str = "exec.approval.resolved";
 const UNREAD: Duration = Duration::from_millis(700);
 
 pub async fn run(context: &Context, command: &Approvals) -> Result<(), Failure> {
-    let mut session = Session::open(context, Caller::Call, &[Scope::Approvals]).await?;
+    let scopes: &[Scope] = match command {
+        Approvals::Get { node: Some(_), .. } | Approvals::Allowlist(_) => {
+            &[Scope::Read, Scope::Admin]
+        }
+        _ => &[Scope::Approvals],
+    };
+    let mut session = Session::open(context, Caller::Call, scopes).await?;
     let done = act(context, &mut session, command).await;
     session.close().await;
     done
@@ -45,7 +52,17 @@ async fn act(context: &Context, session: &mut Session, command: &Approvals) -> R
                 }
             });
         }
-        Approvals::Get { id } => (id, None),
+        Approvals::Get {
+            node: Some(node), ..
+        } => {
+            let params = json!({ "nodeId": find(session, node).await? });
+            let payload = session.call("exec.approvals.node.get", &params).await?;
+            return context.show(&payload, |policy: Value| policy_text(&policy["file"]));
+        }
+        Approvals::Allowlist(command) => return remove_rule(context, session, command).await,
+        // clap lets none of both through.
+        Approvals::Get { id: None, .. } => return Ok(()),
+        Approvals::Get { id: Some(id), .. } => (id, None),
         Approvals::Approve { id, always: false } => (id, Some(Decision::AllowOnce)),
         Approvals::Approve { id, always: true } => (id, Some(Decision::AllowAlways)),
         Approvals::Deny { id } => (id, Some(Decision::Deny)),
@@ -64,6 +81,75 @@ async fn act(context: &Context, session: &mut Session, command: &Approvals) -> R
     };
     let payload = resolve(session, &id, decision).await?;
     context.show(&payload, |_: Value| decision.as_str().to_owned())
+}
+
+/// Writes the node's policy file anew without some of its rules; the hash keeps what somebody else writes meanwhile.
+async fn remove_rule(
+    context: &Context,
+    session: &Session,
+    command: &Allowlist,
+) -> Result<(), Failure> {
+    let Allowlist::Remove {
+        pattern,
+        node,
+        agent,
+    } = command;
+    let node = find(session, node).await?;
+    let get = json!({ "nodeId": node });
+    let mut policy: Value = decode(&session.call("exec.approvals.node.get", &get).await?)?;
+    if without(&mut policy["file"], pattern, agent.as_deref()) == 0 {
+        let sentence = format!(
+            "no rule of that node has the pattern {}",
+            printable(pattern)
+        );
+        return Err(Failure::new(Exit::Refused, sentence)
+            .with_remedy("`approvals get --node` shows its rules"));
+    }
+    let set = json!({ "nodeId": node, "file": policy["file"], "baseHash": policy["hash"] });
+    let payload = session.call("exec.approvals.node.set", &set).await?;
+    context.show(&payload, |policy: Value| policy_text(&policy["file"]))
+}
+
+/// Takes the rules with this pattern out of one agent's list, or out of all; says how many there were.
+fn without(file: &mut Value, pattern: &str, agent: Option<&str>) -> usize {
+    let mut removed = 0;
+    let agents = file["agents"].as_object_mut().into_iter().flatten();
+    for (_, entry) in agents.filter(|(name, _)| agent.is_none_or(|agent| agent == *name)) {
+        if let Some(rules) = entry["allowlist"].as_array_mut() {
+            let before = rules.len();
+            rules.retain(|rule| rule["pattern"] != pattern);
+            removed += before - rules.len();
+        }
+    }
+    removed
+}
+
+/// A node's policy file: what is said for all and for each agent, and a line for each rule.
+fn policy_text(file: &Value) -> String {
+    let one_line = |text: &str| printable(&text.replace('\n', "\\n").replace('\t', "\\t"));
+    let words = |entry: &Value| {
+        let words = ["security", "ask", "askFallback"].iter();
+        let said = words.filter_map(|name| Some(format!("{name} {}", entry[*name].as_str()?)));
+        let said: Vec<String> = said.collect();
+        if said.is_empty() {
+            "-".to_owned()
+        } else {
+            said.join(", ")
+        }
+    };
+    let mut lines = vec![format!(
+        "all agents  {}",
+        one_line(&words(&file["defaults"]))
+    )];
+    for (name, entry) in file["agents"].as_object().into_iter().flatten() {
+        lines.push(one_line(&format!("agent {name}  {}", words(entry))));
+        for rule in entry["allowlist"].as_array().into_iter().flatten() {
+            let text = |field: &str| rule[field].as_str().unwrap_or_default();
+            let row = format!("  {}  {}", text("pattern"), text("argPattern"));
+            lines.push(one_line(row.trim_end()));
+        }
+    }
+    lines.join("\n")
 }
 
 async fn resolve(
@@ -217,6 +303,27 @@ fn block(entry: &Entry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_is_taken_out_where_it_was_meant() {
+        let rules =
+            json!([{"pattern": "/bin/ls"}, {"pattern": "/bin/id", "argPattern": "=x\n  /evil"}]);
+        let mut file = json!({"defaults": {"ask": "always"}, "agents": {
+            "main": {"allowlist": rules}, "*": {"security": "full", "allowlist": rules},
+        }});
+        let text = policy_text(&file);
+        assert!(text.starts_with("all agents  ask always\nagent"), "{text}");
+        assert!(
+            text.contains("agent *  security full\n  /bin/ls\n  /bin/id  =x\\n"),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 7, "{text}");
+        assert_eq!(without(&mut file, "/bin/no", None), 0);
+        assert_eq!(without(&mut file, "/bin/ls", Some("main")), 1);
+        assert_eq!(without(&mut file, "/bin/ls", None), 1);
+        assert_eq!(without(&mut file, "/bin/id", None), 2);
+        assert_eq!(file["agents"]["main"]["allowlist"], json!([]));
+    }
 
     #[test]
     fn a_request_is_shown_whole_and_on_lines_of_its_own() {

@@ -244,8 +244,18 @@ pub enum Nodes {
 pub enum Approvals {
     /// List what waits for a decision
     List,
-    /// Show one request
-    Get { id: String },
+    /// Show one request, or with --node that node's own policy file and its allowlist
+    Get {
+        /// Its id or the beginning of it
+        #[arg(required_unless_present = "node", conflicts_with = "node")]
+        id: Option<String>,
+        /// Id, unique beginning of the id, or name
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Take rules out of a node's allowlist
+    #[command(subcommand)]
+    Allowlist(Allowlist),
     /// Let a command run
     Approve {
         /// Its id or the beginning of it
@@ -261,6 +271,21 @@ pub enum Approvals {
     },
     /// Show requests as they come, and ask about each
     Watch,
+}
+
+#[derive(Subcommand)]
+pub enum Allowlist {
+    /// Remove the rules with this pattern
+    Remove {
+        /// The pattern as `approvals get --node` shows it
+        pattern: String,
+        /// Id, unique beginning of the id, or name
+        #[arg(long)]
+        node: String,
+        /// Only from this agent's list; from all of them if absent
+        #[arg(long)]
+        agent: Option<String>,
+    },
 }
 
 #[derive(Args)]

@@ -209,7 +209,7 @@ fn show_progress(event: &Event) {
     }
 }
 
-async fn find(session: &Session, asked: &str) -> Result<String, Failure> {
+pub async fn find(session: &Session, asked: &str) -> Result<String, Failure> {
     let payload: Box<RawValue> = session.call("node.list", &json!({})).await?;
     let list: NodeList = decode(&payload)?;
     choose(asked, &list.nodes)

@@ -631,10 +631,21 @@ fn n6_a_nodes_policy_is_read_and_set_by_an_administrator() {
         before["file"],
         json!({"version": 1, "defaults": {}, "agents": {}})
     );
-    let file = json!({"version": 1, "defaults": {"security": "deny"}, "agents": {}});
+    let file = json!({"version": 1, "defaults": {"security": "deny"}, "agents": {"main": {"allowlist": [{"pattern": "/bin/ls"}]}}});
     let set = json!({"nodeId": node, "file": file, "baseHash": before["hash"]});
     let after = admin.call("exec.approvals.node.set", &set).unwrap();
     assert_eq!(after["file"], file);
+    let id = node.as_str().unwrap();
+    let got = lab.gateway.cli(&["approvals", "get", "--node", id]);
+    let got = String::from_utf8(got.stdout).unwrap();
+    assert!(got.contains("all agents  security deny"), "{got}");
+    assert!(got.contains("agent main  -\n  /bin/ls"), "{got}");
+    let remove = ["approvals", "allowlist", "remove", "/bin/ls", "--node", id];
+    assert!(lab.gateway.cli(&remove).status.success());
+    assert!(!lab.gateway.cli(&remove).status.success(), "it is gone");
+    let left = admin.call("exec.approvals.node.get", &get).unwrap();
+    let emptied = json!({"main": {"allowlist": []}});
+    assert_eq!(left["file"]["agents"], emptied, "and no other field");
     let error = admin.call("exec.approvals.node.set", &set).unwrap_err();
     assert!(error.message().contains("reload and retry"), "{error:?}");
     assert!(lab.say("/run echo x").contains("security=deny"));
