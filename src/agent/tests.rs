@@ -376,7 +376,7 @@ async fn a_bound_node_takes_what_names_none_and_nothing_goes_elsewhere() {
             ..StandIn::default()
         };
         House::with(tools, |settings| {
-            settings.exec_node = Some(bound.to_owned())
+            settings.exec_node = Some(bound.to_owned());
         })
     };
     let offline = Node {

@@ -300,11 +300,12 @@ pub fn is_plain(program: &str) -> bool {
         Some((family, version)) if is_version(version) => family,
         _ => name,
     };
-    !LAUNCHERS.contains(&family)
-        && !(family.ends_with("-gcc") || family.ends_with("-g++"))
-        && !shell::runs_files(program)
-        && !name.starts_with("ld-linux")
-        && !program.split('/').any(|part| part == "..")
+    let launches = LAUNCHERS.contains(&family)
+        || family.ends_with("-gcc")
+        || family.ends_with("-g++")
+        || name.starts_with("ld-linux")
+        || shell::runs_files(program);
+    !launches && program.split('/').all(|part| part != "..")
 }
 
 fn is_number(text: &str) -> bool {

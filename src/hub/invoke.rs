@@ -44,10 +44,12 @@ pub struct Invoke {
     pub listener: Option<Arc<Listener>>,
 }
 
+type Take = dyn Fn(u64, &str) -> bool + Send + Sync;
+
 /// Hears an invocation's pieces of progress, each with its number and in order.
 pub struct Listener {
     /// Must not wait. What it has no room for it drops, and says `false`: the result is whole anyway.
-    take: Box<dyn Fn(u64, &str) -> bool + Send + Sync>,
+    take: Box<Take>,
     dropped: AtomicU64,
 }
 

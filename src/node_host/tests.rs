@@ -12,6 +12,7 @@ use crate::base::limits::{
     EXEC_OPERAND_BYTES_MAX, EXEC_OPERANDS_MAX, EXEC_OUTPUT_BYTES_MAX, EXEC_WHICH_NAMES_MAX,
     NODE_PROGRESS_BYTES_MAX,
 };
+use crate::machine::files;
 
 struct Machine {
     dir: tempfile::TempDir,
@@ -760,7 +761,7 @@ async fn x4_an_edited_file_or_a_swapped_directory_is_not_what_was_approved() {
 #[tokio::test]
 async fn x7_an_allow_always_keeps_the_real_program_and_nothing_more() {
     let machine = Machine::new(Mode::Ask);
-    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    files::ensure_dir(&machine.path("state")).unwrap();
     let run = |params: Value| async { machine.call("system.run", params).await };
     let id = fs::canonicalize("/usr/bin/id").unwrap();
     let wrapped = json!({"command": ["/bin/sh", "-c", "/usr/bin/id -u"], "agentId": "main"});
@@ -820,7 +821,7 @@ async fn x7_an_allow_always_keeps_the_real_program_and_nothing_more() {
 #[tokio::test]
 async fn x4_a_tool_inside_wrappers_is_bound_and_kept_as_it_was_planned() {
     let machine = Machine::new(Mode::Ask);
-    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    files::ensure_dir(&machine.path("state")).unwrap();
     let tool = machine.binary("tool", "one");
     for command in [
         json!(["/usr/bin/env", tool, "x"]),
@@ -872,7 +873,7 @@ async fn x4_what_a_typed_text_names_is_bound() {
 #[tokio::test]
 async fn x4_files_of_programs_on_no_list_are_bound_and_kept() {
     let machine = Machine::new(Mode::Ask);
-    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    files::ensure_dir(&machine.path("state")).unwrap();
     let tool = machine.binary("unheard-of", "");
     let params = json!({"command": [tool, "-fplan.txt"]});
     fs::write(machine.path("plan.txt"), "one").unwrap();
@@ -908,7 +909,7 @@ async fn x4_files_of_programs_on_no_list_are_bound_and_kept() {
 #[tokio::test]
 async fn x4_a_script_is_never_kept() {
     let machine = Machine::new(Mode::Ask);
-    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    files::ensure_dir(&machine.path("state")).unwrap();
     let params = json!({"command": [machine.script("tool", "#!/bin/sh\n")]});
     let prepared = machine.call("system.run.prepare", params.clone()).await;
     assert_eq!(
@@ -981,7 +982,7 @@ async fn hashing_that_nobody_waits_for_keeps_its_place_and_ends() {
 #[tokio::test]
 async fn x6_unclear_chains_need_an_approval_whatever_is_listed() {
     let machine = Machine::new(Mode::Ask);
-    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    files::ensure_dir(&machine.path("state")).unwrap();
     let all = json!({"version": 1, "agents": {"*": {"allowlist": [{"pattern": "/**"}]}}});
     let set = json!({"file": all});
     machine.call("system.execApprovals.set", set).await.unwrap();
@@ -1015,10 +1016,10 @@ async fn x6_unclear_chains_need_an_approval_whatever_is_listed() {
 #[tokio::test]
 async fn a_policy_files_socket_is_neither_told_nor_set_from_afar() {
     let machine = Machine::new(Mode::Ask);
-    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    files::ensure_dir(&machine.path("state")).unwrap();
     let path = machine.path("state/exec-approvals.json");
     let text = r#"{"version":1,"socket":{"path":"/s","token":"t0ken"},"defaults":{}}"#;
-    crate::machine::files::replace(&path, text.as_bytes()).unwrap();
+    files::replace(&path, text.as_bytes()).unwrap();
     let got = machine.call("system.execApprovals.get", json!({})).await;
     let got = got.unwrap();
     assert!(!got.to_string().contains("t0ken"));
@@ -1040,7 +1041,7 @@ async fn x1_what_a_gateway_asked_about_runs_where_all_may_run() {
     let result = machine.call("system.run", echo).await.unwrap();
     assert_eq!(result["stdout"], "x\n");
     // And what was approved is still all that runs.
-    let tool = machine.script("tool", "#!/bin/sh\necho one\n");
+    machine.script("tool", "#!/bin/sh\necho one\n");
     let it = approved(&machine, free(json!(["./tool"]))).await;
     machine.script("tool", "#!/bin/sh\necho two\n");
     let (_, message) = machine.refused(it).await;
@@ -1062,7 +1063,7 @@ async fn x1_what_a_gateway_asked_about_runs_where_all_may_run() {
     );
 
     // X7: what the list let pass unasked is looked up again.
-    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    files::ensure_dir(&machine.path("state")).unwrap();
     let tool = machine.binary("tool", "one");
     let mut always = approved(&machine, free(json!([tool]))).await;
     always["approvalDecision"] = json!("allow-always");
@@ -1089,7 +1090,7 @@ async fn x12_a_nodes_own_list_is_not_widened_from_afar() {
         (Mode::Full, true),
     ] {
         let machine = Machine::new(mode);
-        crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+        files::ensure_dir(&machine.path("state")).unwrap();
         let set = json!({"file": list});
         let answer = machine.call("system.execApprovals.set", set).await;
         assert_eq!(answer.is_ok(), may, "{mode:?}");
@@ -1106,7 +1107,7 @@ async fn x12_a_nodes_own_list_is_not_widened_from_afar() {
 #[tokio::test]
 async fn x12_the_policy_file_only_tightens_and_denies_when_it_is_broken() {
     let machine = Machine::new(Mode::Ask);
-    crate::machine::files::ensure_dir(&machine.path("state")).unwrap();
+    files::ensure_dir(&machine.path("state")).unwrap();
     let get = || async {
         machine
             .call("system.execApprovals.get", json!({}))

@@ -296,9 +296,8 @@ pub fn exec_gate_on(
     run_id: Option<String>,
 ) -> Result<(), Refused> {
     let alone = exec_gate(mode, listed, approved, run_id.clone());
-    let node = match (&alone, node) {
-        (Ok(()) | Err(Refused::ApprovalRequired { .. }), Some(node)) => node,
-        _ => return alone,
+    let (Ok(()) | Err(Refused::ApprovalRequired { .. }), Some(node)) = (&alone, node) else {
+        return alone;
     };
     exec_gate(mode.merge(node), listed, approved, run_id).map_err(|refused| match refused {
         Refused::ApprovalRequired { .. } => refused,

@@ -108,7 +108,7 @@ fn n8_browser_control_is_refused_over_funnel_on_either_side() {
     let cli = Connect::cli();
     let mut near = Peer::admitted(&host.gateway, &cli, &away).0;
     assert_eq!(sent(&invoke(&mut near, &device, BROWSER, "k")), "yes");
-    let mut far = host.over_funnel(&cli.clone().scopes(ADMIN), &away, &mut home);
+    let mut far = host.over_funnel(&cli.scopes(ADMIN), &away, &mut home);
     assert_eq!(
         invoke(&mut far, &device, BROWSER, "k").detail(),
         "PUBLIC_PATH"

@@ -955,7 +955,9 @@ fn a_node_of_protocol_3_is_served_over_restarts_and_an_operator_is_not() {
     node.serves(&mut operator, "system.which");
     node.connect = node.connect.device_token(&node.token);
     for end in [
-        |gateway: &mut Gateway| drop(gateway.terminate()),
+        |gateway: &mut Gateway| {
+            gateway.terminate();
+        },
         Gateway::kill,
     ] {
         end(&mut gateway);
