@@ -48,13 +48,20 @@ pub async fn run(context: &Context, args: &NodeRunArgs) -> Result<(), Failure> {
                 .with_remedy(format!("choose among {}", node_host::COMMANDS.join(", ")))
         })?,
     };
+    let own = settings.paths.own.clone();
     let host_settings = connect::Settings {
         endpoint: Endpoint::Tcp(url),
         identity,
         display_name: args.display_name.clone().unwrap_or_else(machine::host_name),
         break_glass: session::break_glass(&settings.env),
         shared,
-        notify: Box::new(|notice| output::note(&sentence(notice))),
+        notify: Box::new(move |notice| {
+            let sentence = sentence(notice);
+            output::note(&sentence);
+            if !matches!(notice, Notice::TokenNotKept { .. }) {
+                node_service::keep_state(&own, &sentence);
+            }
+        }),
     };
     let stop = stop_signal()?;
     match connect::run(host_settings, Arc::new(host), stop).await {

@@ -18,6 +18,9 @@ use crate::store::{StateLock, StoreError};
 
 /// Held by the node host of a profile while it runs.
 pub const LOCK: &str = "node.lock";
+/// What the node host that runs said last of its connection.
+const STATE: &str = "node.state";
+const STATE_BYTES_MAX: u64 = 4096;
 const UNIT: &str = "portcullis-node.service";
 /// A unit file without this first line is somebody else's.
 const MARK: &str =
@@ -49,6 +52,10 @@ pub fn status(context: &Context) -> Result<(), Failure> {
     let facts = [
         ("running", json!(pid.is_some())),
         ("pid", json!(pid)),
+        (
+            "state",
+            json!(pid.and_then(|pid| state(&context.settings.paths.own, pid))),
+        ),
         ("unit", json!(unit)),
     ];
     show(context, &facts);
@@ -59,6 +66,20 @@ pub fn status(context: &Context) -> Result<(), Failure> {
             "no node host runs with this profile",
         )),
     }
+}
+
+/// Keeps what a running node host says of its connection, for `node status`. It runs as well without.
+pub fn keep_state(own: &Path, sentence: &str) {
+    let state = json!({"pid": std::process::id(), "state": sentence});
+    let _ = files::replace(&own.join(STATE), state.to_string().as_bytes());
+}
+
+/// What this process said last; what one before it said counts no more.
+fn state(own: &Path, pid: i32) -> Option<String> {
+    let bytes = files::read(&own.join(STATE), STATE_BYTES_MAX).ok()??;
+    let state: Value = serde_json::from_slice(&bytes).ok()?;
+    let is_its_own = state["pid"] == pid;
+    is_its_own.then(|| state["state"].as_str().map(str::to_owned))?
 }
 
 /// Ends the node host that holds the lock, and no other process.

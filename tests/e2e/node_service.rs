@@ -122,6 +122,7 @@ fn a_node_host_is_known_by_its_lock_offers_what_it_is_told_and_is_stopped() {
         status.contains(&format!("pid         {}", node.pid())),
         "{status}"
     );
+    assert!(status.contains("state       connected to"), "{status}");
     // A second one would fight for the same identity: a supervisor may try again (75).
     let mut second = program(home.path(), &[]);
     second
