@@ -96,8 +96,9 @@ async fn remove_rule(
     } = command;
     let node = find(session, node).await?;
     let get = json!({ "nodeId": node });
-    let mut policy: Value = decode(&session.call("exec.approvals.node.get", &get).await?)?;
-    if without(&mut policy["file"], pattern, agent.as_deref()) == 0 {
+    let policy: Value = decode(&session.call("exec.approvals.node.get", &get).await?)?;
+    let mut file = policy["file"].clone();
+    if without(&mut file, pattern, agent.as_deref()) == 0 {
         let sentence = format!(
             "no rule of that node has the pattern {}",
             printable(pattern)
@@ -105,17 +106,20 @@ async fn remove_rule(
         return Err(Failure::new(Exit::Refused, sentence)
             .with_remedy("`approvals get --node` shows its rules"));
     }
-    let set = json!({ "nodeId": node, "file": policy["file"], "baseHash": policy["hash"] });
+    let set = json!({ "nodeId": node, "file": file, "baseHash": policy["hash"] });
     let payload = session.call("exec.approvals.node.set", &set).await?;
     context.show(&payload, |policy: Value| policy_text(&policy["file"]))
 }
 
-/// Takes the rules with this pattern out of one agent's list, or out of all; says how many there were.
+/// Takes the rules with this pattern out of one agent's list, or out of all; says how many there were. The file is a
+/// node's word and may have any shape: `IndexMut` would put fields into it, or panic.
 fn without(file: &mut Value, pattern: &str, agent: Option<&str>) -> usize {
     let mut removed = 0;
-    let agents = file["agents"].as_object_mut().into_iter().flatten();
+    let agents = file.get_mut("agents").and_then(Value::as_object_mut);
+    let agents = agents.into_iter().flatten();
     for (_, entry) in agents.filter(|(name, _)| agent.is_none_or(|agent| agent == *name)) {
-        if let Some(rules) = entry["allowlist"].as_array_mut() {
+        let rules = entry.get_mut("allowlist").and_then(Value::as_array_mut);
+        if let Some(rules) = rules {
             let before = rules.len();
             rules.retain(|rule| rule["pattern"] != pattern);
             removed += before - rules.len();
@@ -309,7 +313,7 @@ mod tests {
         let rules =
             json!([{"pattern": "/bin/ls"}, {"pattern": "/bin/id", "argPattern": "=x\n  /evil"}]);
         let mut file = json!({"defaults": {"ask": "always"}, "agents": {
-            "main": {"allowlist": rules}, "*": {"security": "full", "allowlist": rules},
+            "main": {"allowlist": rules}, "*": {"security": "full", "allowlist": rules}, "bare": {"ask": "off"},
         }});
         let text = policy_text(&file);
         assert!(text.starts_with("all agents  ask always\nagent"), "{text}");
@@ -317,12 +321,32 @@ mod tests {
             text.contains("agent *  security full\n  /bin/ls\n  /bin/id  =x\\n"),
             "{text}"
         );
-        assert_eq!(text.lines().count(), 7, "{text}");
+        assert_eq!(text.lines().count(), 8, "{text}");
         assert_eq!(without(&mut file, "/bin/no", None), 0);
         assert_eq!(without(&mut file, "/bin/ls", Some("main")), 1);
         assert_eq!(without(&mut file, "/bin/ls", None), 1);
         assert_eq!(without(&mut file, "/bin/id", None), 2);
         assert_eq!(file["agents"]["main"]["allowlist"], json!([]));
+        // The node refuses a file with `"allowlist": null`.
+        assert_eq!(file["agents"]["bare"], json!({"ask": "off"}));
+    }
+
+    #[test]
+    fn a_policy_of_any_shape_is_left_as_it_is() {
+        for odd in [json!("x"), json!([1]), json!(7), Value::Null] {
+            for mut file in [
+                odd.clone(),
+                json!({ "agents": odd }),
+                json!({"agents": {"main": odd}}),
+                json!({"agents": {"main": {"allowlist": odd}}}),
+                json!({"agents": {"main": {"allowlist": [odd]}}}),
+            ] {
+                let before = file.clone();
+                assert_eq!(without(&mut file, "/bin/ls", None), 0);
+                assert_eq!(file, before);
+                policy_text(&file);
+            }
+        }
     }
 
     #[test]
