@@ -14,11 +14,13 @@ use crate::rpc::types::presence::StateVersion;
 
 /// Who hears a broadcast.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Audience {
+pub enum Audience<'a> {
     /// Every connection, nodes too.
     Everyone,
     /// Operators that hold this scope.
     Operators(Scope),
+    /// Operators that may decide whether this device is let in, or what it may offer (S6).
+    PairingOf(&'a DeviceId),
     /// Operators that may read and asked for every step of a tool.
     ToolFollowers,
 }
@@ -137,7 +139,7 @@ impl Connections {
     /// Sends an event to everyone whom it concerns, with each connection's own sequence number.
     pub(super) fn broadcast(
         &mut self,
-        audience: Audience,
+        audience: Audience<'_>,
         event: &str,
         payload: &impl Serialize,
         state_version: Option<StateVersion>,
@@ -155,10 +157,13 @@ impl Connections {
     }
 }
 
-fn hears(caller: &Caller, audience: Audience) -> bool {
+fn hears(caller: &Caller, audience: Audience<'_>) -> bool {
     match audience {
         Audience::Everyone => true,
         Audience::Operators(scope) => caller.role == Role::Operator && caller.scopes.allows(scope),
+        Audience::PairingOf(device) => {
+            hears(caller, Audience::Operators(Scope::Pairing)) && caller.approver().may_see(device)
+        }
         Audience::ToolFollowers => {
             caller.tool_events && hears(caller, Audience::Operators(Scope::Read))
         }

@@ -158,9 +158,8 @@ impl Hub {
                 address: request.facts.remote_ip.clone().unwrap_or_default(),
             };
             self.commit(&mut inner, &event, filed.changes)?;
-            let audience = Audience::Operators(Scope::Pairing);
             inner.connections.broadcast(
-                audience,
+                Audience::PairingOf(&request.facts.id),
                 "device.pair.requested",
                 &pending_device(&request),
                 None,
@@ -479,7 +478,7 @@ impl Hub {
             ts: machine::now_ms(),
         };
         inner.connections.broadcast(
-            Audience::Operators(Scope::Pairing),
+            Audience::PairingOf(device),
             "device.pair.resolved",
             &event,
             None,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::devices::{of_device, of_surface, shown_path};
 use super::{Audience, Caller, Denied, Hub, Inner};
 use crate::audit;
-use crate::auth::scope::{Role, Scope};
+use crate::auth::scope::Role;
 use crate::base::DeviceId;
 use crate::machine;
 use crate::nodes::{ApprovalState, Refused};
@@ -220,7 +220,7 @@ impl Hub {
             outbox.send(encode::event("node.pair.resolved", &event, None, None));
         }
         inner.connections.broadcast(
-            Audience::Operators(Scope::Pairing),
+            Audience::PairingOf(node),
             "node.pair.resolved",
             &event,
             None,

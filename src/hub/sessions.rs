@@ -266,7 +266,7 @@ impl Hub {
                 address: declared.remote_ip.clone().unwrap_or_default(),
             };
             self.commit(inner, &event, changes)?;
-            let audience = Audience::Operators(Scope::Pairing);
+            let audience = Audience::PairingOf(node);
             let pending = super::nodes::pending_node(request, inner.pairing.surface(node));
             inner
                 .connections

@@ -208,6 +208,11 @@ fn s6_a_device_sees_and_decides_for_itself_only() {
     }
     let list = gateway.cli_json(&["devices", "list"]);
     assert_eq!(list["pending"][0]["requestId"], request);
+    // Nor is it told of the other's request, nor of what became of it.
+    gateway.cli_json(&["devices", "reject", &request]);
+    peer.call("device.pair.list", &json!({})).unwrap();
+    assert!(!peer.has_heard("device.pair.requested"));
+    assert!(!peer.has_heard("device.pair.resolved"));
 }
 
 #[test]
