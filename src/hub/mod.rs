@@ -125,6 +125,7 @@ pub struct Hub {
     settings: RwLock<Arc<Settings>>,
     started_at: Instant,
     started_at_ms: u64,
+    slept_before_ms: u64,
     boot_id: String,
 }
 
@@ -160,6 +161,7 @@ impl Hub {
             settings: RwLock::new(Arc::new(settings)),
             started_at: Instant::now(),
             started_at_ms: now_ms,
+            slept_before_ms: machine::slept_ms(),
             boot_id,
         })
     }
@@ -171,10 +173,14 @@ impl Hub {
             .settings
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
-        let mut inner = self.lock();
-        self.end_forbidden(&mut inner);
-        for node in inner.registry.nodes() {
-            if let Err(error) = self.ask_again(&mut inner, &node) {
+        let nodes: Vec<DeviceId> = {
+            let mut inner = self.lock();
+            self.end_forbidden(&mut inner);
+            inner.registry.nodes().into_iter().collect()
+        };
+        for node in nodes {
+            // One at a time: each is a change on disk, and others are served in between.
+            if let Err(error) = self.ask_again(&mut self.lock(), &node) {
                 tracing::error!(%error, "a node's declaration could not be filed");
             }
         }
@@ -199,7 +205,10 @@ impl Hub {
     /// Unix milliseconds as if the clock had not been set since the start, for what must neither end early nor last longer
     /// because it was.
     fn steady_ms(&self) -> u64 {
-        self.started_at_ms.saturating_add(self.uptime_ms())
+        let slept_ms = machine::slept_ms().saturating_sub(self.slept_before_ms);
+        self.started_at_ms
+            .saturating_add(self.uptime_ms())
+            .saturating_add(slept_ms)
     }
 
     /// A steady time as the clock has it now. They run apart a little by themselves.

@@ -33,6 +33,25 @@ thread_local! {
     pub static CLOCK_STEP_MS: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
 }
 
+/// How long this machine has slept since it was started; the clock of waiting (`Instant`) stood still meanwhile.
+#[cfg(target_os = "linux")]
+pub fn slept_ms() -> u64 {
+    use rustix::time::{ClockId, clock_gettime};
+    let ms = |clock| {
+        let time = clock_gettime(clock);
+        u64::try_from(time.tv_sec * 1000 + time.tv_nsec / 1_000_000).unwrap_or(0)
+    };
+    // Read in this order, so that the little time in between is no sleep.
+    let since_boot = ms(ClockId::Boottime);
+    since_boot.saturating_sub(ms(ClockId::Monotonic))
+}
+
+/// Not known on other systems.
+#[cfg(not(target_os = "linux"))]
+pub fn slept_ms() -> u64 {
+    0
+}
+
 /// Bytes from the operating system's generator.
 ///
 /// A machine without randomness cannot make a nonce or a token that anyone should trust, so the process
