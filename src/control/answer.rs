@@ -97,7 +97,9 @@ pub fn error_of(refused: &Refused) -> ErrorShape {
         ErrorShape::new(refused.code(), refused.public()).with_details(Value::Object(details));
     match refused {
         // Nothing was sent, and it passes by itself.
-        Refused::AuditUnavailable | Refused::Busy { .. } => error.with_retryable(true),
+        Refused::AuditUnavailable | Refused::Busy { .. } | Refused::NodeBehind => {
+            error.with_retryable(true)
+        }
         _ => error,
     }
 }

@@ -327,9 +327,13 @@ impl Hub {
             .outbox(&conn)
             .cloned()
             .ok_or(Refused::NotConnected)?;
-        let (bytes, limit) = (frame.len(), outbox.room());
-        if bytes > limit {
+        let bytes = frame.len();
+        if bytes > limits::MESSAGE_BYTES_MAX {
+            let limit = limits::MESSAGE_BYTES_MAX;
             return Err(Refused::OversizedRequest { bytes, limit });
+        }
+        if bytes > outbox.room() {
+            return Err(Refused::NodeBehind);
         }
         let event = audit::Event::Dispatch {
             invoke: id.to_owned(),
@@ -452,8 +456,12 @@ impl Hub {
 
     /// Ends what is under way and may not be any more: each caller learns why, and the node is told to stop (K1).
     pub(super) fn end_forbidden(&self, inner: &mut Inner) {
+        let mode = self.settings().exec_mode;
         let forbidden = |pending: &&Pending<Waiter>| {
             let (node, command) = (&pending.node, &pending.command);
+            if command == "system.run" && mode == crate::exec::policy::Mode::Deny {
+                return true;
+            }
             let decided = if nodes::is_reserved(command) {
                 self.decide_reserved(inner, node, command)
             } else {

@@ -125,7 +125,9 @@ pub enum Refused {
         code: String,
         message: String,
     },
-    /// The frame for the node would be longer than the node or its queue takes.
+    /// The frame is no longer than the node takes, but does not fit behind what waits for it now.
+    NodeBehind,
+    /// The frame for the node would be longer than the node takes.
     OversizedRequest {
         bytes: usize,
         limit: usize,
@@ -166,6 +168,7 @@ impl Refused {
             | Self::Interrupted
             // The way to the node is shut while nothing can be recorded.
             | Self::AuditUnavailable
+            | Self::NodeBehind
             | Self::Busy { .. } => Category::Network,
             Self::TimedOut { .. } => Category::Timeout,
             Self::Node { code, message }
@@ -276,6 +279,7 @@ impl Refusal for Refused {
             | Self::Disconnected { .. }
             | Self::PairingChanged
             | Self::Busy { .. }
+            | Self::NodeBehind
             | Self::TimedOut { .. }
             | Self::Cancelled { .. }
             | Self::Interrupted
@@ -313,6 +317,7 @@ impl Refusal for Refused {
             Self::NotConnected
             | Self::Disconnected { .. }
             | Self::PairingChanged
+            | Self::NodeBehind
             | Self::Busy { .. } => 503,
             Self::AuditUnavailable => 503,
             Self::TimedOut { .. } => 504,
@@ -347,6 +352,7 @@ impl Refusal for Refused {
             Self::CallerWithdrawn => "caller_withdrawn",
             Self::PairingChanged => "pairing_changed",
             Self::Busy { .. } => "busy",
+            Self::NodeBehind => "node_behind",
             Self::TimedOut { .. } => "timed_out",
             Self::Cancelled { .. } => "cancelled",
             Self::Interrupted => "interrupted",
@@ -407,9 +413,10 @@ impl Refusal for Refused {
             Self::CallerWithdrawn => "what admitted the caller was withdrawn; nothing is run for it".into(),
             Self::PairingChanged => "node pairing changed while invocation was active".into(),
             Self::Busy { limit } => format!("too many invocations under way ({limit})").into(),
+            Self::NodeBehind => "the node has not read yet what was sent to it before".into(),
             Self::AuditUnavailable => "nothing can be recorded now, so nothing is dispatched".into(),
             Self::OversizedRequest { bytes, limit } => {
-                format!("the request to the node would have {bytes} bytes, and {limit} fit now").into()
+                format!("the request to the node would have {bytes} bytes, and it takes {limit}").into()
             }
             Self::DuplicateKey => "idempotencyKey was already used with other parameters".into(),
             Self::BadParams => "invalid params for this command".into(),
@@ -471,6 +478,7 @@ impl Refusal for Refused {
             Self::CallerWithdrawn => "connect again with what counts now, then ask again".into(),
             Self::PairingChanged => "see what the node may run now: `portcullis nodes list --commands`".into(),
             Self::Busy { .. } => "wait for running invocations to end".into(),
+            Self::NodeBehind => "try again when the node has caught up".into(),
             Self::TimedOut { timeout_ms } => format!("raise timeoutMs above {timeout_ms} or run a shorter command").into(),
             Self::Interrupted => {
                 "find out on the node whether it ran; under this key it is not run again, but its result is, should the node still deliver it".into()
@@ -485,7 +493,7 @@ impl Refusal for Refused {
             }
             Self::Node { .. } => "see the node's own message".into(),
             Self::OversizedRequest { .. } => {
-                "send shorter params, or wait until the node has read what is queued for it".into()
+                "send shorter params".into()
             }
             Self::OversizedResult { limit, .. } => format!("keep the result below {limit} bytes").into(),
             Self::AuditUnavailable => "free space on the disk of the state directory; dispatch goes on by itself".into(),

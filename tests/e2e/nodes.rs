@@ -581,6 +581,24 @@ fn k1_a_reload_that_denies_ends_what_is_under_way_and_one_that_allows_has_nodes_
 }
 
 #[test]
+fn k1_a_reload_to_mode_deny_ends_runs() {
+    let full = "{tools: {exec: {mode: 'full'}}}";
+    let gateway = Setup::default().config(full).start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(
+        &gateway,
+        &mut operator,
+        &["system.run", "system.run.prepare"],
+    );
+    let run = json!({"command": ["/bin/sleep", "9"]});
+    let id = node.ask(&mut operator, "system.run", &run);
+    node.taken();
+    reload(&gateway, "{tools: {exec: {mode: 'deny'}}}", RELOADED);
+    let error = operator.answer(&id).unwrap_err();
+    assert_eq!(error.detail(), "PAIRING_CHANGED", "{error:?}");
+}
+
+#[test]
 fn n7_nodes_call_nothing_of_operators_and_operators_nothing_of_nodes() {
     let gateway = Gateway::start();
     let mut operator = Peer::operator(&gateway);
@@ -993,7 +1011,7 @@ fn what_a_node_could_not_take_is_refused_before_it_is_recorded() {
     let id = node.ask(&mut operator, "system.which", &quotes);
     let error = operator.answer(&id).unwrap_err();
     assert_eq!(error.code(), "INVALID_REQUEST");
-    assert!(error.message().contains("26214400 fit"), "{error:?}");
+    assert!(error.message().ends_with("it takes 26214400"), "{error:?}");
     assert_eq!(error.0["details"]["dispatched"], "no");
     assert!(!gateway.audit().contains("\"kind\":\"dispatch\""));
     node.serves(&mut operator, "system.which");
@@ -1006,11 +1024,9 @@ fn a_result_too_large_for_its_caller_ends_no_session() {
     let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
     let id = node.ask(&mut operator, "system.which", &json!({}));
     let request = node.taken();
-    // Both `payload` and `payloadJSON` hold it.
-    node.report(
-        &request,
-        &json!({"text": "x".repeat(13 * 1024 * 1024)}).to_string(),
-    );
+    // The node's frame has just room for it, the caller's needs a few bytes more around it.
+    let text = "x".repeat(25 * 1024 * 1024 - 250);
+    node.report(&request, &json!({"text": text}).to_string());
     let error = operator.answer(&id).unwrap_err();
     let details = &error.0["details"];
     assert_eq!(details["nodeError"]["code"], "RESULT_TOO_LARGE");

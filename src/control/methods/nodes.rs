@@ -239,16 +239,22 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
             })
         };
         let told = hub.invoke_once(&caller, &asked, make).await;
-        let result = told.answer.as_ref().map(|result| NodeInvokeResult {
-            ok: true,
-            node_id: asked.node.as_str().to_owned(),
-            command: asked.command,
-            payload: result.payload.as_deref().map(Cow::Borrowed),
-            payload_json: result.payload_json.as_deref().map(Cow::Borrowed),
-            dispatched: Some(Dispatched::Yes.as_str().into()),
-            late: told.late.then_some(true),
-            timing: told.timing.map(shown_timing),
-        });
+        let result = |with_text: bool| {
+            told.answer.as_ref().map(|result| NodeInvokeResult {
+                ok: true,
+                node_id: asked.node.as_str().to_owned(),
+                command: asked.command.clone(),
+                payload: result.payload.as_deref().map(Cow::Borrowed),
+                payload_json: result
+                    .payload_json
+                    .as_deref()
+                    .filter(|_| with_text)
+                    .map(Cow::Borrowed),
+                dispatched: Some(Dispatched::Yes.as_str().into()),
+                late: told.late.then_some(true),
+                timing: told.timing.map(shown_timing),
+            })
+        };
         let failed = |refused: &Refused| {
             let error = error_of(refused);
             match (error.details.clone(), told.timing) {
@@ -259,7 +265,12 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
                 _ => error,
             }
         };
-        relayed(&caller, &id, result.map_err(failed))
+        // The text is the payload once more, and left out where both would be too long.
+        let whole = frame(&id, result(true).map_err(failed));
+        match whole.len() <= caller.outbox.room() {
+            true => whole,
+            false => relayed(&caller, &id, result(false).map_err(failed)),
+        }
     }))
 }
 
