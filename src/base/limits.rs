@@ -220,6 +220,9 @@ pub const EXEC_WHICH_NAMES_MAX: usize = 64;
 /// Files among an interpreter's arguments whose content an approval can be bound to. They
 /// are hashed twice, and a command line that people can judge names fewer.
 pub const EXEC_OPERANDS_MAX: usize = 64;
+/// Names in a command that are looked up as files, each once, for whoever may ask for a plan. A script on a command line
+/// has some hundred words.
+pub const EXEC_OPERAND_NAMES_MAX: usize = 1024;
 /// The most content of programs and scripts that an approval can be bound to, in bytes.
 pub const EXEC_OPERAND_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// One answer of a browser's DevTools endpoint, in bytes. A screenshot has a few MiB as text; what the Gateway takes from a

@@ -2,8 +2,10 @@
 //!
 //! In: a command as somebody wrote it. Out: a plan: program and directory as they are on this machine, a digest of
 //! the files that decide what runs, the policy of the moment. Attacker controls: the parameters, and files that the user may write.
-//! Bounds: `EXEC_OPERANDS_MAX` files and `EXEC_OPERAND_BYTES_MAX` of them are hashed. Errors: `NodeError`.
+//! Bounds: `EXEC_OPERAND_NAMES_MAX` names are looked up; `EXEC_OPERANDS_MAX` files and `EXEC_OPERAND_BYTES_MAX` of them are
+//! hashed. Errors: `NodeError`.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -16,7 +18,7 @@ use serde::Serialize;
 use super::execute::{Params, absolute_cwd};
 use super::{Cancelled, Context, Host, NodeError, blocking, payload};
 use crate::base::ids::hex_lower;
-use crate::base::limits::{EXEC_OPERAND_BYTES_MAX, EXEC_OPERANDS_MAX};
+use crate::base::limits::{EXEC_OPERAND_BYTES_MAX, EXEC_OPERAND_NAMES_MAX, EXEC_OPERANDS_MAX};
 use crate::exec::allowlist::{self, Rule};
 use crate::exec::{FileOperand, Mode, Plan, PolicySnapshot, argv_text, shell};
 
@@ -180,9 +182,16 @@ impl Host {
             _ => words.as_slice(),
         };
         let mut files: Vec<(usize, PathBuf)> = program.into_iter().map(|it| (0, it)).collect();
+        let mut looked_up = HashSet::new();
         for (index, name) in arguments.iter().enumerate().flat_map(file_names) {
             if cancelled.is_set() {
                 return Err(NodeError::cancelled());
+            }
+            if !looked_up.insert(name) {
+                continue;
+            }
+            if looked_up.len() > EXEC_OPERAND_NAMES_MAX {
+                return Err(unbound());
             }
             let home = name.strip_prefix("~/").zip(self.env_text("HOME"));
             let path = home.map_or_else(

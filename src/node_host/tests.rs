@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::base::limits::{
-    EXEC_OPERAND_BYTES_MAX, EXEC_OPERANDS_MAX, EXEC_OUTPUT_BYTES_MAX, EXEC_WHICH_NAMES_MAX,
-    NODE_PROGRESS_BYTES_MAX,
+    EXEC_OPERAND_BYTES_MAX, EXEC_OPERAND_NAMES_MAX, EXEC_OPERANDS_MAX, EXEC_OUTPUT_BYTES_MAX,
+    EXEC_WHICH_NAMES_MAX, NODE_PROGRESS_BYTES_MAX,
 };
 use crate::machine::files;
 
@@ -745,6 +745,20 @@ async fn x4_an_edited_file_or_a_swapped_directory_is_not_what_was_approved() {
         .call("system.run.prepare", json!({"command": command}))
         .await;
     assert!(prepared.unwrap_err().message.contains("cannot safely bind"));
+
+    // Nobody has names looked up without end; one name counts once.
+    let names = |count: usize| -> String { (0..count).map(|it| format!("n{it} ")).collect() };
+    for (text, binds) in [
+        ("word ".repeat(2 * EXEC_OPERAND_NAMES_MAX), true),
+        (names(EXEC_OPERAND_NAMES_MAX / 2), true),
+        (names(2 * EXEC_OPERAND_NAMES_MAX), false),
+    ] {
+        let params = json!({"command": ["sh", "-c", text]});
+        match machine.call("system.run.prepare", params).await {
+            Ok(_) => assert!(binds),
+            Err(error) => assert!(!binds && error.message.contains("cannot safely bind")),
+        }
+    }
 
     let absent = approved(&machine, json!({"command": ["portcullis-no-such-program"]})).await;
     let (_, message) = machine.refused(absent).await;
