@@ -11,8 +11,8 @@ use crate::base::{DeviceId, Refusal};
 use crate::exec::{Mode, Prepared};
 use crate::machine;
 use crate::nodes::{
-    self, CommandReport, Explanation, Finding, HostFacts, Layer, NodeReport, Refused, Report,
-    Surface, Verdict, exec_gate, exec_gate_on,
+    self, Category, CommandReport, Explanation, Finding, HostFacts, Layer, NodeReport, Refused,
+    Report, Surface, Verdict, exec_gate, exec_gate_on,
 };
 use crate::pairing::Device;
 use crate::rpc::Method;
@@ -22,6 +22,7 @@ const NODE_POLICY_TIMEOUT_MS: u64 = 5_000;
 /// The layer of the caller's own path.
 const CALLER_PATH: &str = "caller's path";
 const NODE_POLICY: &str = "the node's own exec policy";
+const PREPARE: &str = "system.run.prepare";
 /// What of a `system.run` the node is asked to plan.
 const PLANNED_FIELDS: [&str; 6] = [
     "command",
@@ -156,7 +157,6 @@ impl Hub {
         params: Option<&RawValue>,
         agent: &str,
     ) -> NodeWord {
-        const PREPARE: &str = "system.run.prepare";
         let unknown = |why: &str| NodeWord::of(Finding::new("node", Verdict::Unknown, why));
         let may = permission::check(
             Method::NodeInvoke,
@@ -175,6 +175,14 @@ impl Hub {
             Ok(result) => result.payload,
             Err(refused @ Refused::Node { .. }) => {
                 let finding = Finding::refused("node", &refused).under(NODE_POLICY);
+                return NodeWord {
+                    refused: Some(refused),
+                    ..NodeWord::of(finding)
+                };
+            }
+            // A `/run` is planned first, so what forbids the plan forbids the run.
+            Err(refused) if refused.category() == Category::Permission => {
+                let finding = Finding::refused("node", &refused).of(&id).under(PREPARE);
                 return NodeWord {
                     refused: Some(refused),
                     ..NodeWord::of(finding)
@@ -241,7 +249,13 @@ impl Hub {
                 |layer| nodes::judge(layer, &policy, &device.platform, surface, command).is_ok();
             let refused = self.decide(inner, id, command).err().or_else(|| {
                 let own = record.and_then(|record| record.host.as_ref()?.mode());
-                is_run(command).then(|| exec_gate_on(mode, own, false, false, None).err())?
+                let gate = || exec_gate_on(mode, own, false, false, None).err();
+                let plan = || self.decide(inner, id, PREPARE).err();
+                match is_run(command) {
+                    true if mode == Mode::Deny => gate(),
+                    true => plan().or_else(gate),
+                    false => None,
+                }
             });
             CommandReport {
                 command: (*command).clone(),

@@ -64,6 +64,13 @@ fn agrees(gateway: &Gateway, mode: &str, nodes: &[String]) -> usize {
         for command in COMMANDS {
             let found = explain(&mut operator, node, command);
             let what = format!("{mode} {node} {command}: {found}");
+            // A `/run` is planned first, which is refused for a node that does not offer it.
+            let plans = found["change"].as_str();
+            let plans = plans.is_some_and(|it| it.contains("system.run.prepare"));
+            let command = match command {
+                "system.run" if plans => "system.run.prepare",
+                _ => command,
+            };
             let invoke = json!({
                 "nodeId": node, "command": command, "params": {"command": ["true"]}, "timeoutMs": 20,
                 "idempotencyKey": Device::new().id,
@@ -89,7 +96,7 @@ fn n1_explain_says_what_dispatch_does_in_every_situation() {
     // Without `system.run.prepare`, so that no explanation waits for a node that never answers.
     let mut all = COMMANDS.to_vec();
     all.retain(|command| *command != "system.run.prepare");
-    for (mode, ran) in [("deny", 6), ("allowlist", 6), ("ask", 6), ("full", 8)] {
+    for (mode, ran) in [("deny", 6), ("allowlist", 6), ("ask", 6), ("full", 6)] {
         let config = format!(
             "{{gateway: {{nodes: {{commands: {{allow: ['camera.snap'], deny: ['system.notify']}}}}}}, \
              tools: {{exec: {{mode: '{mode}'}}}}}}"
@@ -121,6 +128,40 @@ fn n1_explain_says_what_dispatch_does_in_every_situation() {
         .map(|device| device.id.clone());
         assert_eq!(agrees(&gateway, mode, &nodes), ran, "{mode}");
     }
+}
+
+#[test]
+fn n1_a_run_whose_plan_is_refused_is_shown_as_refused() {
+    let gateway = Setup::default()
+        .config("{tools: {exec: {mode: 'full'}}}")
+        .start();
+    let mut operator = Peer::operator(&gateway);
+    let node = Silent::connect(&gateway, "linux", &["system.run", "system.run.prepare"]);
+    node.approve(&mut operator, Some(&["system.run"]));
+    let check = |operator: &mut Peer| {
+        let plan = json!({
+            "nodeId": node.device.id, "command": "system.run.prepare",
+            "params": {"command": ["true"]}, "idempotencyKey": Device::new().id,
+        });
+        let error = operator.call("node.invoke", &plan).unwrap_err();
+        let found = explain(operator, &node.device.id, "system.run");
+        assert_eq!(found["verdict"], "deny", "{found}");
+        assert_eq!(found["refusal"], error.message(), "{found}");
+        let own = found["layers"].as_array().unwrap().last().unwrap();
+        assert_eq!(own["layer"], "node", "{found}");
+        assert_eq!(own["verdict"], "deny", "{found}");
+        assert_eq!(own["change"], found["change"], "{found}");
+        let report = operator.call("portcullis.nodes.report", &json!({}));
+        let report = report.unwrap()["nodes"][0]["commands"].clone();
+        let mut commands = report.as_array().unwrap().iter();
+        let run = commands.find(|it| it["command"] == "system.run").unwrap();
+        assert_eq!(run["verdict"], "deny", "{report}");
+        assert_eq!(run["rule"], found["refusal"], "{report}");
+    };
+    check(&mut operator);
+    let denies = "{tools: {exec: {mode: 'full'}}, gateway: {nodes: {commands: {deny: ['system.run.prepare']}}}}";
+    reload(&gateway, denies, RELOADED);
+    check(&mut operator);
 }
 
 #[test]
@@ -313,7 +354,12 @@ fn the_list_shows_three_states_and_describe_what_changed() {
     let mut node = Silent::connect(
         &gateway,
         "linux",
-        &["system.run", "system.which", "camera.snap"],
+        &[
+            "system.run",
+            "system.which",
+            "camera.snap",
+            "system.run.prepare",
+        ],
     );
     node.approve(&mut operator, None);
     let facts = json!({"shell": "/bin/zsh", "kernel": "6.1", "execMode": "ask", "execPolicySha256": "ab12"});
@@ -340,7 +386,10 @@ fn the_list_shows_three_states_and_describe_what_changed() {
     assert_eq!(state("camera.snap"), (false, false, "deny"));
     let text = |args: &[&str]| String::from_utf8(gateway.cli(args).stdout).unwrap();
     let table = text(&["nodes", "list"]);
-    assert!(table.contains("system.run (asks),system.which"), "{table}");
+    assert!(
+        table.contains("system.run (asks),system.run.prepare,system.which"),
+        "{table}"
+    );
     assert!(
         table.contains("denied: camera.snap; see --commands"),
         "{table}"
