@@ -419,13 +419,7 @@ impl Hub {
 
     /// The Gateway's command policy as it stands for one node.
     pub(super) fn command_policy(&self, node: &DeviceId) -> CommandPolicy {
-        let settings = self.settings();
-        let narrower = settings
-            .per_node
-            .iter()
-            .find(|(id, _)| id == node)
-            .map(|(_, policy)| policy);
-        settings.commands.narrowed_by(narrower)
+        self.settings().policy_of(node)
     }
 
     /// Ends an invocation without a result and tells the node to stop. Its waiter is returned, and still to be told.

@@ -55,6 +55,16 @@ pub struct Settings {
     pub auth_mode: &'static str,
 }
 
+impl Settings {
+    /// The command policy as it stands for one node.
+    fn policy_of(&self, node: &DeviceId) -> CommandPolicy {
+        let mut entries = self.per_node.iter();
+        let narrower = entries.find(|(id, _)| id == node);
+        self.commands
+            .narrowed_by(narrower.map(|(_, policy)| policy))
+    }
+}
+
 /// Something is broken: not a decision. Nothing was changed.
 #[derive(Debug)]
 pub enum Fault {
@@ -169,10 +179,13 @@ impl Hub {
     /// What decides from now on; each decision takes it once. What is under way and not permitted any more ends, and
     /// nodes ask for what is permitted now.
     pub fn set_settings(&self, settings: Settings) {
-        *self
-            .settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        let before = std::mem::replace(
+            &mut *self
+                .settings
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+            Arc::new(settings),
+        );
         let nodes: Vec<DeviceId> = {
             let mut inner = self.lock();
             self.end_forbidden(&mut inner);
@@ -180,7 +193,10 @@ impl Hub {
         };
         for node in nodes {
             // One at a time: each is a change on disk, and others are served in between.
-            if let Err(error) = self.ask_again(&mut self.lock(), &node) {
+            let mut inner = self.lock();
+            if !self.is_permitted_as_under(&inner, &before, &node)
+                && let Err(error) = self.ask_again(&mut inner, &node)
+            {
                 tracing::error!(%error, "a node's declaration could not be filed");
             }
         }

@@ -200,7 +200,7 @@ impl Hub {
     }
 
     /// Tells operators, and the node itself, what became of its surface.
-    fn announce_surface(
+    pub(super) fn announce_surface(
         inner: &mut Inner,
         request_id: &str,
         node: &DeviceId,

@@ -239,12 +239,11 @@ impl Hub {
         now_ms: u64,
     ) -> Result<(), super::Fault> {
         let node = &declared.node;
-        let policy = self.command_policy(node);
-        let permits = |command: &&String| policy.check(&declared.platform, command).is_ok();
-        let permitted = declared.commands.iter().filter(permits);
+        let waiting = inner.pairing.surface_request(node);
+        let waiting = waiting.map(|request| request.request_id.clone());
         let (request, changes) = inner.pairing.declare(
             SurfaceFacts {
-                commands: permitted.cloned().collect(),
+                commands: permitted(&self.settings(), declared),
                 ..declared.clone()
             },
             uuid_v4(machine::random()),
@@ -271,13 +270,15 @@ impl Hub {
             inner
                 .connections
                 .broadcast(audience, "node.pair.requested", &pending, None);
-        } else if !changes.is_empty() {
+        } else if let Some(request) = waiting.filter(|_| !changes.is_empty()) {
+            // What it asked for was approved before, or is not permitted any more.
             let event = audit::Event::PairingExpired {
-                request: String::new(),
+                request: request.clone(),
                 stage: audit::Stage::Surface,
                 device: node.as_str().into(),
             };
             self.commit(inner, &event, changes)?;
+            Self::announce_surface(inner, &request, node, "expired");
         }
         Ok(())
     }
@@ -296,6 +297,20 @@ impl Hub {
             ..session.facts.clone()
         };
         self.file_surface(inner, &declared, machine::now_ms())
+    }
+
+    /// Whether nothing that a connected node declares is permitted, or forbidden, only since these settings went: then
+    /// what an operator rejected is not asked for again.
+    pub(super) fn is_permitted_as_under(
+        &self,
+        inner: &super::Inner,
+        before: &super::Settings,
+        node: &DeviceId,
+    ) -> bool {
+        let session = inner.registry.session(node);
+        session.is_none_or(|session| {
+            permitted(before, &session.facts) == permitted(&self.settings(), &session.facts)
+        })
     }
 
     fn attach_node(
@@ -347,6 +362,13 @@ impl Hub {
         tracing::info!(node = %node, conn = %caller.conn, "node online");
         Ok(())
     }
+}
+
+/// The commands among those that a node declares which the policy permits.
+fn permitted(settings: &super::Settings, declared: &SurfaceFacts) -> Vec<String> {
+    let policy = settings.policy_of(&declared.node);
+    let permits = |command: &&String| policy.check(&declared.platform, command).is_ok();
+    declared.commands.iter().filter(permits).cloned().collect()
 }
 
 /// Whether the record still holds what admission found in it, which may be a while ago.

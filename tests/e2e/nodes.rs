@@ -599,6 +599,41 @@ fn k1_a_reload_to_mode_deny_ends_runs() {
 }
 
 #[test]
+fn a_reload_asks_again_only_for_what_it_changes_and_says_what_is_moot() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let node = Node::pending(&gateway, &["system.which", "camera.snap"]);
+    let asked = operator.event("node.pair.requested");
+    let decision = json!({"requestId": asked["requestId"]});
+    operator.call("node.pair.reject", &decision).unwrap();
+    operator.event("node.pair.resolved");
+    let other = "{gateway: {nodes: {commands: {deny: ['screen.record']}}}}";
+    reload(&gateway, other, RELOADED);
+    assert_eq!(node.entry(&mut operator)["pendingRequestId"], Value::Null);
+    assert!(!operator.has_heard("node.pair.requested"));
+
+    operator
+        .call("node.pair.remove", &json!({"nodeId": node.id()}))
+        .unwrap();
+    operator.event("node.pair.resolved");
+    operator.event("node.pair.requested");
+    node.approve(&mut operator);
+    operator.event("node.pair.resolved");
+    let allows = "{gateway: {nodes: {commands: {allow: ['camera.snap']}}}}";
+    reload(&gateway, allows, RELOADED);
+    let asked = operator.event("node.pair.requested");
+    reload(&gateway, other, RELOADED);
+    let resolved = operator.event("node.pair.resolved");
+    assert_eq!(resolved["requestId"], asked["requestId"]);
+    assert_eq!(resolved["decision"], "expired");
+    assert_eq!(node.entry(&mut operator)["pendingRequestId"], Value::Null);
+    let id = asked["requestId"].as_str().unwrap();
+    let audit = gateway.audit();
+    let moot = |line: &str| line.contains("pairing.expired") && line.contains(id);
+    assert!(audit.lines().any(moot), "{audit}");
+}
+
+#[test]
 fn n7_nodes_call_nothing_of_operators_and_operators_nothing_of_nodes() {
     let gateway = Gateway::start();
     let mut operator = Peer::operator(&gateway);
