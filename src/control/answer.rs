@@ -43,7 +43,7 @@ pub(super) fn denied(denied: Denied) -> ErrorShape {
 }
 
 /// A refusal of `node.invoke` before any node was looked at, with what such a refusal says besides: nothing was sent.
-pub fn unsent(error: ErrorShape, category: Category) -> ErrorShape {
+pub(super) fn unsent(error: ErrorShape, category: Category) -> ErrorShape {
     let mut details = match error.details.clone() {
         Some(Value::Object(details)) => details,
         _ => Map::new(),

@@ -14,11 +14,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-pub use answer::{error_of, unsent};
+pub use answer::error_of;
+use answer::unsent;
 
 use crate::agent::Agent;
 use crate::auth::permission::{self, Access};
 use crate::auth::scope::{Role, Scope};
+use crate::base::limits;
 use crate::hub::{Caller, Hub};
 use crate::net::tls::ServerTls;
 use crate::nodes::Category;
@@ -87,7 +89,13 @@ impl Control {
         .collect()
     }
 
-    pub fn call(self: &Arc<Self>, caller: &Caller, request: &Request<'_>) -> Answer {
+    /// `under_way` is how many calls of the same connection are not answered yet.
+    pub fn call(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: &Request<'_>,
+        under_way: usize,
+    ) -> Answer {
         let id = request.id.as_ref();
         let Some(method) = Method::from_wire(&request.method) else {
             let error = ErrorShape::unknown_method(&request.method);
@@ -105,7 +113,18 @@ impl Control {
             }
             return Answer::Unauthorized(encode::refusal(id, &error));
         }
-        methods::dispatch(self, caller, method, request)
+        let limit = limits::CALLS_PER_CONNECTION_MAX;
+        if under_way >= limit && methods::may_wait(method) {
+            let sentence = format!("{limit} calls of this connection are under way");
+            let mut error = ErrorShape::unavailable(sentence).with_retryable(true);
+            if method == Method::NodeInvoke {
+                error = unsent(error, Category::Network);
+            }
+            return Answer::Now(encode::refusal(id, &error));
+        }
+        let answer = methods::dispatch(self, caller, method, request);
+        debug_assert!(methods::may_wait(method) || !matches!(answer, Answer::Later(_)));
+        answer
     }
 
     /// What this role can use, for `hello-ok`.

@@ -12,13 +12,12 @@ use super::handshake::{self, Ended, malformed};
 use super::preauth::PreauthPermit;
 use crate::auth::permission::Forbidden;
 use crate::base::{ConnId, limits};
-use crate::control::{Answer, Control, unsent};
+use crate::control::{Answer, Control};
 use crate::hub::{Caller, Farewell, Outbox, OutboxReader, Taken};
 use crate::ingress::Attributed;
 use crate::machine;
 use crate::net::WsIo;
-use crate::nodes::Category;
-use crate::rpc::{self, ErrorShape, Frame, Method, encode};
+use crate::rpc::{self, ErrorShape, Frame, encode};
 use crate::ws::Event;
 
 /// Serves one upgraded socket until it ends, whoever ends it.
@@ -243,7 +242,8 @@ fn dispatch(
             return Accepted::No;
         }
     };
-    match control.call(caller, &request) {
+    while calls.try_join_next().is_some() {}
+    match control.call(caller, &request, calls.len()) {
         Answer::Now(frame) => {
             outbox.send(frame);
             Accepted::Yes
@@ -253,19 +253,6 @@ fn dispatch(
             Accepted::No
         }
         Answer::Later(call) => {
-            while calls.try_join_next().is_some() {}
-            let limit = limits::CALLS_PER_CONNECTION_MAX;
-            if calls.len() >= limit {
-                let mut error = ErrorShape::unavailable(format!(
-                    "{limit} calls of this connection are under way"
-                ))
-                .with_retryable(true);
-                if request.method == Method::NodeInvoke.as_str() {
-                    error = unsent(error, Category::Network);
-                }
-                outbox.send(encode::refusal(&request.id, &error));
-                return Accepted::Yes;
-            }
             let outbox = outbox.clone();
             calls.spawn(async move { outbox.send(call.await) });
             Accepted::Yes

@@ -634,6 +634,24 @@ fn a_reload_asks_again_only_for_what_it_changes_and_says_what_is_moot() {
 }
 
 #[test]
+fn a_call_beyond_the_limit_of_a_connection_has_no_effect() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let node = Node::approved(&gateway, &mut operator, &["system.which"]);
+    for _ in 0..256 {
+        node.ask(&mut operator, "system.which", &json!({"bins": ["sh"]}));
+    }
+    let turn = json!({"message": "/nodes", "sessionKey": "main", "idempotencyKey": "late"});
+    let error = operator.call("agent", &turn).unwrap_err();
+    assert!(error.message().starts_with("256 calls"), "{error:?}");
+    assert_eq!(error.0["retryable"], true);
+    // What is answered at once still is, and nothing of the turn is there.
+    let history = json!({"sessionKey": "main"});
+    let history = operator.call("chat.history", &history).unwrap();
+    assert_eq!(history["messages"], json!([]));
+}
+
+#[test]
 fn n7_nodes_call_nothing_of_operators_and_operators_nothing_of_nodes() {
     let gateway = Gateway::start();
     let mut operator = Peer::operator(&gateway);

@@ -21,6 +21,20 @@ fn params<T: DeserializeOwned>(method: Method, request: &Request<'_>) -> Result<
     decode_params(request.params).map_err(|error| error.for_method(method.as_str()))
 }
 
+/// Whether a method's answer may come later. Such a call is refused before it has done anything when too many wait.
+pub(super) fn may_wait(method: Method) -> bool {
+    matches!(
+        method,
+        Method::NodeInvoke
+            | Method::ExecApprovalRequest
+            | Method::ExecApprovalWaitDecision
+            | Method::ExecApprovalsNodeGet
+            | Method::ExecApprovalsNodeSet
+            | Method::Agent
+            | Method::AgentWait
+    )
+}
+
 /// The one place where a method meets its handler. No default: a new method does not compile until it stands here.
 pub(super) fn dispatch(
     control: &Arc<Control>,
