@@ -1,14 +1,51 @@
 //! Results and refusals as response frames.
 
+use std::future::Future;
+use std::pin::Pin;
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::Answer;
-use crate::base::Refusal;
+use crate::base::{Refusal, limits};
 use crate::hub::Denied;
 use crate::nodes::{Category, Dispatched, Refused};
 use crate::pairing;
 use crate::rpc::{ErrorShape, encode};
+
+/// The answer to a request: a response frame.
+pub enum Answer {
+    Now(String),
+    /// The caller may not call this; sessions count such answers.
+    Unauthorized(String),
+    Later(Later),
+}
+
+/// A call that is under way, and ends with its response frame.
+pub struct Later(Pin<Box<dyn Future<Output = String> + Send>>);
+
+impl Later {
+    pub async fn frame(self) -> String {
+        self.0.await
+    }
+}
+
+/// Room for one more call under way on the caller's connection. Nothing answers later without it.
+pub(super) struct Room(());
+
+impl Room {
+    pub(super) fn beside(under_way: usize) -> Result<Self, ErrorShape> {
+        let limit = limits::CALLS_PER_CONNECTION_MAX;
+        if under_way < limit {
+            return Ok(Self(()));
+        }
+        let sentence = format!("{limit} calls of this connection are under way");
+        Err(ErrorShape::unavailable(sentence).with_retryable(true))
+    }
+
+    pub(super) fn later(self, call: impl Future<Output = String> + Send + 'static) -> Answer {
+        Answer::Later(Later(Box::pin(call)))
+    }
+}
 
 /// A finished call.
 pub(super) fn now(id: &str, result: Result<impl Serialize, ErrorShape>) -> Answer {

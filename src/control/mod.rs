@@ -10,17 +10,14 @@ mod answer;
 mod methods;
 
 use std::borrow::Cow;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-pub use answer::error_of;
-use answer::unsent;
+pub use answer::{Answer, error_of};
+use answer::{Room, unsent};
 
 use crate::agent::Agent;
 use crate::auth::permission::{self, Access};
 use crate::auth::scope::{Role, Scope};
-use crate::base::limits;
 use crate::hub::{Caller, Hub};
 use crate::net::tls::ServerTls;
 use crate::nodes::Category;
@@ -70,14 +67,6 @@ pub struct Control {
     pub tls: Option<Arc<ServerTls>>,
 }
 
-/// The answer to a request: a response frame.
-pub enum Answer {
-    Now(String),
-    /// The caller may not call this; sessions count such answers.
-    Unauthorized(String),
-    Later(Pin<Box<dyn Future<Output = String> + Send>>),
-}
-
 impl Control {
     /// Where the Gateway listens. The paths of sockets are for administrators (row E2).
     pub fn listeners(&self, with_paths: bool) -> Vec<String> {
@@ -113,18 +102,12 @@ impl Control {
             }
             return Answer::Unauthorized(encode::refusal(id, &error));
         }
-        let limit = limits::CALLS_PER_CONNECTION_MAX;
-        if under_way >= limit && methods::may_wait(method) {
-            let sentence = format!("{limit} calls of this connection are under way");
-            let mut error = ErrorShape::unavailable(sentence).with_retryable(true);
-            if method == Method::NodeInvoke {
-                error = unsent(error, Category::Network);
-            }
-            return Answer::Now(encode::refusal(id, &error));
-        }
-        let answer = methods::dispatch(self, caller, method, request);
-        debug_assert!(methods::may_wait(method) || !matches!(answer, Answer::Later(_)));
-        answer
+        let room = Room::beside(under_way).map_err(|error| match method {
+            Method::NodeInvoke => unsent(error, Category::Network),
+            _ => error,
+        });
+        methods::dispatch(self, caller, method, request, room)
+            .unwrap_or_else(|error| Answer::Now(encode::refusal(id, &error)))
     }
 
     /// What this role can use, for `hello-ok`.

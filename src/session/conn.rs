@@ -254,7 +254,7 @@ fn dispatch(
         }
         Answer::Later(call) => {
             let outbox = outbox.clone();
-            calls.spawn(async move { outbox.send(call.await) });
+            calls.spawn(async move { outbox.send(call.frame().await) });
             Accepted::Yes
         }
     }

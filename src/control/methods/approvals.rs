@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::super::answer::{error_of, frame, refused};
-use super::super::{Answer, Control};
+use super::super::{Answer, Control, Room};
 use super::{nodes::relayed, params};
 use crate::audit::Digest;
 use crate::base::DeviceId;
@@ -24,7 +24,12 @@ use crate::rpc::{ErrorShape, Method, Request, encode};
 const ID_BYTES_MAX: usize = 128;
 
 /// Asks, and answers when somebody has decided; with `twoPhase` the request's id is told first.
-pub(super) fn request(control: &Arc<Control>, caller: &Caller, request: &Request<'_>) -> Answer {
+pub(super) fn request(
+    control: &Arc<Control>,
+    caller: &Caller,
+    request: &Request<'_>,
+    room: Room,
+) -> Answer {
     let id = request.id.as_ref().to_owned();
     let (asked, two_phase) = match asked(request) {
         Ok(asked) => asked,
@@ -44,7 +49,7 @@ pub(super) fn request(control: &Arc<Control>, caller: &Caller, request: &Request
         };
         caller.outbox.send(encode::response(&id, &accepted));
     }
-    decision(control, id, wanted.id, false)
+    decision(control, id, wanted.id, false, room)
 }
 
 /// Reads a request. Whatever is said beside the plan must say the same.
@@ -90,17 +95,23 @@ fn asked(request: &Request<'_>) -> Result<(Asked, bool), ErrorShape> {
     Ok((asked, given.two_phase))
 }
 
-pub(super) fn wait(control: &Arc<Control>, request: &Request<'_>) -> Answer {
+pub(super) fn wait(control: &Arc<Control>, request: &Request<'_>, room: Room) -> Answer {
     let id = request.id.as_ref().to_owned();
     match params::<ExecApprovalIdParams>(Method::ExecApprovalWaitDecision, request) {
-        Ok(given) => decision(control, id, given.id, true),
+        Ok(given) => decision(control, id, given.id, true, room),
         Err(error) => refused(&id, &error),
     }
 }
 
-fn decision(control: &Arc<Control>, id: String, approval: String, with_reason: bool) -> Answer {
+fn decision(
+    control: &Arc<Control>,
+    id: String,
+    approval: String,
+    with_reason: bool,
+    room: Room,
+) -> Answer {
     let control = Arc::clone(control);
-    Answer::Later(Box::pin(async move {
+    room.later(async move {
         let outcome = control.hub.decision(&approval).await;
         let answer = outcome.ok_or_else(not_found);
         let answer = answer.map(|outcome: Outcome| ExecApprovalDecision {
@@ -111,7 +122,7 @@ fn decision(control: &Arc<Control>, id: String, approval: String, with_reason: b
             terminal_reason: with_reason.then_some(outcome.reason),
         });
         frame(&id, answer)
-    }))
+    })
 }
 
 pub(super) fn get(control: &Control, request: &Request<'_>) -> Result<Value, ErrorShape> {
@@ -138,6 +149,7 @@ pub(super) fn node_policy(
     caller: &Caller,
     method: Method,
     request: &Request<'_>,
+    room: Room,
 ) -> Answer {
     let id = request.id.as_ref().to_owned();
     let given: ExecApprovalsNodeParams = match params(method, request) {
@@ -164,11 +176,11 @@ pub(super) fn node_policy(
         }
     };
     let (control, caller) = (Arc::clone(control), caller.clone());
-    Answer::Later(Box::pin(async move {
+    room.later(async move {
         let answer = control.hub.node_policy_file(&caller, &node, set).await;
         let answer = answer.map(|result| result.payload);
         relayed(&caller, &id, answer.map_err(|refused| error_of(&refused)))
-    }))
+    })
 }
 
 fn not_found() -> ErrorShape {

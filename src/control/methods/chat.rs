@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::answer::{frame, refused};
-use super::super::{Answer, Control};
+use super::super::{Answer, Control, Room};
 use super::params;
 use crate::agent::payload::{self, HistoryQuery};
 use crate::agent::transcript::TranscriptError;
@@ -109,7 +109,12 @@ pub(super) fn abort(
 }
 
 /// Two answers under one id, as clients of this method expect: accepted at once, and the result at the end.
-pub(super) fn agent(control: &Arc<Control>, caller: &Caller, request: &Request<'_>) -> Answer {
+pub(super) fn agent(
+    control: &Arc<Control>,
+    caller: &Caller,
+    request: &Request<'_>,
+    room: Room,
+) -> Answer {
     let id = request.id.as_ref().to_owned();
     let (accepted, key) = match begin(control, caller, request) {
         Ok(begun) => begun,
@@ -125,7 +130,7 @@ pub(super) fn agent(control: &Arc<Control>, caller: &Caller, request: &Request<'
         finish,
         ..
     } = accepted;
-    Answer::Later(Box::pin(async move {
+    room.later(async move {
         let outcome = match state {
             RunState::Finished(outcome) => Some(outcome),
             RunState::Started | RunState::InFlight => finish.wait().await,
@@ -148,7 +153,7 @@ pub(super) fn agent(control: &Arc<Control>, caller: &Caller, request: &Request<'
             }
             None => encode::refusal(&id, &ErrorShape::unavailable("the gateway is stopping")),
         }
-    }))
+    })
 }
 
 fn begin(
@@ -182,7 +187,7 @@ fn begin(
     Ok((accepted, key))
 }
 
-pub(super) fn wait(control: &Arc<Control>, request: &Request<'_>) -> Answer {
+pub(super) fn wait(control: &Arc<Control>, request: &Request<'_>, room: Room) -> Answer {
     let id = request.id.as_ref().to_owned();
     let wanted: AgentWaitParams = match params(Method::AgentWait, request) {
         Ok(wanted) => wanted,
@@ -192,7 +197,7 @@ pub(super) fn wait(control: &Arc<Control>, request: &Request<'_>) -> Answer {
         return refused(&id, &ErrorShape::invalid_request("unknown runId"));
     };
     let timeout = Duration::from_millis(wanted.timeout_ms.unwrap_or(WAIT_DEFAULT_MS));
-    Answer::Later(Box::pin(async move {
+    room.later(async move {
         let outcome = tokio::time::timeout(timeout, finish.wait())
             .await
             .ok()
@@ -201,7 +206,7 @@ pub(super) fn wait(control: &Arc<Control>, request: &Request<'_>) -> Answer {
             &id,
             Ok(payload::agent_waited(&wanted.run_id, outcome.as_ref())),
         )
-    }))
+    })
 }
 
 pub(super) fn identity() -> Value {

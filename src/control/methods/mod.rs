@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::answer::{now, refused};
-use super::{Answer, Control};
+use super::{Answer, Control, Room};
 use crate::auth::permission::PermissionRefusal;
 use crate::hub::Caller;
 use crate::rpc::{ErrorShape, Method, Request, decode_params};
@@ -21,29 +21,17 @@ fn params<T: DeserializeOwned>(method: Method, request: &Request<'_>) -> Result<
     decode_params(request.params).map_err(|error| error.for_method(method.as_str()))
 }
 
-/// Whether a method's answer may come later. Such a call is refused before it has done anything when too many wait.
-pub(super) fn may_wait(method: Method) -> bool {
-    matches!(
-        method,
-        Method::NodeInvoke
-            | Method::ExecApprovalRequest
-            | Method::ExecApprovalWaitDecision
-            | Method::ExecApprovalsNodeGet
-            | Method::ExecApprovalsNodeSet
-            | Method::Agent
-            | Method::AgentWait
-    )
-}
-
 /// The one place where a method meets its handler. No default: a new method does not compile until it stands here.
+/// `room` is for handlers that answer later; where there is none, they are not called and have done nothing.
 pub(super) fn dispatch(
     control: &Arc<Control>,
     caller: &Caller,
     method: Method,
     request: &Request<'_>,
-) -> Answer {
+    room: Result<Room, ErrorShape>,
+) -> Result<Answer, ErrorShape> {
     let id = request.id.as_ref();
-    match method {
+    Ok(match method {
         Method::Connect => refused(id, &PermissionRefusal::SecondConnect.error()),
         Method::Health => now(id, Ok(health::health(control, caller))),
         Method::Status => now(id, Ok(health::status(control, caller))),
@@ -64,8 +52,8 @@ pub(super) fn dispatch(
         Method::NodeRename => now(id, nodes::rename(control, caller, request)),
         Method::NodeList => now(id, Ok(nodes::list(control))),
         Method::NodeDescribe => now(id, nodes::describe(control, request)),
-        Method::NodeInvoke => nodes::invoke(control, caller, request),
-        Method::PortcullisNodesExplain => nodes::explain(control, caller, request),
+        Method::NodeInvoke => nodes::invoke(control, caller, request, room?),
+        Method::PortcullisNodesExplain => nodes::explain(control, caller, request, room?),
         Method::PortcullisNodesReport => now(id, nodes::report(control, request)),
 
         Method::NodeInvokeResult => now(id, nodes::result(control, caller, request)),
@@ -78,12 +66,16 @@ pub(super) fn dispatch(
         Method::NodeSkillsUpdate => now(id, nodes::skills(caller, request)),
         Method::NodePluginToolsUpdate => now(id, nodes::plugin_tools(caller, request)),
 
-        Method::ExecApprovalRequest => approvals::request(control, caller, request),
+        Method::ExecApprovalRequest => approvals::request(control, caller, request, room?),
         Method::ExecApprovalGet => now(id, approvals::get(control, request)),
         Method::ExecApprovalList => now(id, Ok(control.hub.approval_list())),
-        Method::ExecApprovalWaitDecision => approvals::wait(control, request),
-        Method::ExecApprovalsNodeGet => approvals::node_policy(control, caller, method, request),
-        Method::ExecApprovalsNodeSet => approvals::node_policy(control, caller, method, request),
+        Method::ExecApprovalWaitDecision => approvals::wait(control, request, room?),
+        Method::ExecApprovalsNodeGet => {
+            approvals::node_policy(control, caller, method, request, room?)
+        }
+        Method::ExecApprovalsNodeSet => {
+            approvals::node_policy(control, caller, method, request, room?)
+        }
         Method::ExecApprovalResolve => now(id, approvals::resolve(control, caller, request)),
 
         Method::ChatStartup => now(id, chat::startup(control, request)),
@@ -91,11 +83,11 @@ pub(super) fn dispatch(
         Method::ChatHistory => now(id, chat::history(control, request)),
         Method::ChatSend => now(id, chat::send(control, caller, request)),
         Method::ChatAbort => now(id, chat::abort(control, request)),
-        Method::Agent => chat::agent(control, caller, request),
-        Method::AgentWait => chat::wait(control, request),
+        Method::Agent => chat::agent(control, caller, request, room?),
+        Method::AgentWait => chat::wait(control, request, room?),
         Method::AgentIdentityGet => now(id, Ok(chat::identity())),
         Method::AgentsList => now(id, Ok(crate::agent::payload::agents_list())),
         Method::ModelsList => now(id, Ok(chat::models())),
         Method::SessionsList => now(id, chat::sessions(control, request)),
-    }
+    })
 }

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::super::answer::{denied, error_of, frame, refused, unsent};
-use super::super::{Answer, Control};
+use super::super::{Answer, Control, Room};
 use super::params;
 use crate::agent::session_key::{AGENT_ID, SessionKey};
 use crate::audit::Digest;
@@ -80,7 +80,12 @@ pub(super) fn describe(
 }
 
 /// `portcullis.nodes.explain`, ours: why a command would or would not run, without running it.
-pub(super) fn explain(control: &Arc<Control>, caller: &Caller, request: &Request<'_>) -> Answer {
+pub(super) fn explain(
+    control: &Arc<Control>,
+    caller: &Caller,
+    request: &Request<'_>,
+    room: Room,
+) -> Answer {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct Params {
@@ -94,7 +99,7 @@ pub(super) fn explain(control: &Arc<Control>, caller: &Caller, request: &Request
         Err(error) => return refused(&id, &error),
     };
     let (control, caller) = (Arc::clone(control), caller.clone());
-    Answer::Later(Box::pin(async move {
+    room.later(async move {
         let Params {
             node_id,
             command,
@@ -105,7 +110,7 @@ pub(super) fn explain(control: &Arc<Control>, caller: &Caller, request: &Request
                 .hub
                 .explain(&caller, &node_id, &command, params.as_deref(), AGENT_ID);
         frame(&id, Ok(explained.await))
-    }))
+    })
 }
 
 /// `portcullis.nodes.report`, ours: the states of every node and command.
@@ -186,7 +191,12 @@ pub(super) fn rename(
 }
 
 /// Relays a command to a node. The answer comes when the node's does, or at the deadline.
-pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<'_>) -> Answer {
+pub(super) fn invoke(
+    control: &Arc<Control>,
+    caller: &Caller,
+    request: &Request<'_>,
+    room: Room,
+) -> Answer {
     let id = request.id.as_ref().to_owned();
     let wanted: NodeInvokeParams = match params(Method::NodeInvoke, request) {
         Ok(wanted) => wanted,
@@ -219,7 +229,7 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
             .unwrap_or(limits::INVOKE_TIMEOUT_MS_DEFAULT),
     };
     let (control, caller) = (Arc::clone(control), caller.clone());
-    Answer::Later(Box::pin(async move {
+    room.later(async move {
         let hub = &control.hub;
         let make = || {
             let checked =
@@ -271,7 +281,7 @@ pub(super) fn invoke(control: &Arc<Control>, caller: &Caller, request: &Request<
             true => whole,
             false => relayed(&caller, &id, result(false).map_err(failed)),
         }
-    }))
+    })
 }
 
 fn shown_timing(timing: Timing) -> NodeInvokeTiming {
