@@ -86,7 +86,11 @@ pub fn required(method: Method) -> Access {
         | Method::ExecApprovalGet
         | Method::ExecApprovalList
         | Method::ExecApprovalWaitDecision
-        | Method::ExecApprovalResolve => Access::Operator(Need::Scope(Scope::Approvals)),
+        | Method::ExecApprovalResolve
+        | Method::ApprovalGet
+        | Method::ApprovalResolve
+        | Method::PluginApprovalList
+        | Method::OpenclawApprovalList => Access::Operator(Need::Scope(Scope::Approvals)),
         Method::ExecApprovalsNodeGet | Method::ExecApprovalsNodeSet => {
             Access::Operator(Need::Scope(Scope::Admin))
         }

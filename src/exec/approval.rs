@@ -142,6 +142,9 @@ pub struct Approval {
     pub wanted: Wanted,
     pub binding: Binding,
     pub state: State,
+    /// When it was decided or ended, and by whom if it was decided.
+    pub closed_at_ms: Option<u64>,
+    pub decided_by: Option<Caller>,
 }
 
 impl Approval {
@@ -150,6 +153,8 @@ impl Approval {
             binding: Binding::of(&wanted.prepared.plan, &wanted.env),
             wanted,
             state: State::Pending,
+            closed_at_ms: None,
+            decided_by: None,
         }
     }
 
@@ -374,14 +379,16 @@ impl Approvals {
     }
 
     /// Enters a decision that `check_decision` let pass.
-    pub fn decide(&mut self, id: &str, decision: Decision) {
+    pub fn decide(&mut self, id: &str, decision: Decision, by: Caller, now_ms: u64) {
         if let Some(approval) = self.get_mut(id).filter(|it| it.state == State::Pending) {
             approval.state = State::Decided(decision);
+            approval.closed_at_ms = Some(now_ms);
+            approval.decided_by = Some(by);
         }
     }
 
     /// Ends one that is not used. `None` if there is nothing to end.
-    pub fn end(&mut self, id: &str, ended: Ended) -> Option<&Approval> {
+    pub fn end(&mut self, id: &str, ended: Ended, now_ms: u64) -> Option<&Approval> {
         let approval = self.get_mut(id)?;
         let open = match approval.state {
             State::Pending => true,
@@ -390,6 +397,7 @@ impl Approvals {
         };
         if open {
             approval.state = State::Ended(ended);
+            approval.closed_at_ms = Some(now_ms);
         }
         open.then_some(approval)
     }
@@ -448,7 +456,7 @@ mod tests {
     fn allowed() -> Approvals {
         let mut table = table();
         assert_eq!(table.check_decision("r1", Decision::AllowOnce, 1), Ok(true));
-        table.decide("r1", Decision::AllowOnce);
+        table.decide("r1", Decision::AllowOnce, Caller::Device(device(3)), 1);
         table
     }
 
@@ -552,7 +560,7 @@ mod tests {
             it.check_decision("r1", Decision::Deny, 2),
             Err(DecideError::AlreadyResolved)
         );
-        assert!(it.end("r1", Ended::Cancelled).is_none());
+        assert!(it.end("r1", Ended::Cancelled, 1).is_none());
     }
 
     #[test]
@@ -560,17 +568,17 @@ mod tests {
         let late = table().check_decision("r1", Decision::AllowOnce, 1000);
         assert_eq!(late, Err(DecideError::NotFound));
         let mut cancelled = table();
-        assert!(cancelled.end("r1", Ended::Cancelled).is_some());
+        assert!(cancelled.end("r1", Ended::Cancelled, 1).is_some());
         assert_eq!(
             cancelled.check_decision("r1", Decision::AllowOnce, 1),
             Err(DecideError::NotFound)
         );
-        cancelled.decide("r1", Decision::AllowOnce);
+        cancelled.decide("r1", Decision::AllowOnce, Caller::Device(device(3)), 2);
         let same = binding(&["ls", " x"], &[]);
         assert!(attempt(&mut cancelled, &same, (1, 2, "r1", 1)).is_err());
         // Allowed and then cancelled: the answer is not carried out any more.
         let mut allowed = allowed();
-        assert!(allowed.end("r1", Ended::Cancelled).is_some());
+        assert!(allowed.end("r1", Ended::Cancelled, 1).is_some());
         assert!(attempt(&mut allowed, &same, (1, 2, "r1", 1)).is_err());
     }
 
@@ -601,7 +609,7 @@ mod tests {
             assert_eq!(Decision::parse(word), Decision::Deny, "{word:?}");
         }
         let mut denied = table();
-        denied.decide("r1", Decision::Deny);
+        denied.decide("r1", Decision::Deny, Caller::Device(device(3)), 1);
         let same = binding(&["ls", " x"], &[]);
         assert_eq!(
             attempt(&mut denied, &same, (1, 2, "r1", 1)),
@@ -624,7 +632,7 @@ mod tests {
         ));
         table.open(Approval::new(wanted("new")), 0);
         assert!(table.get("new").is_none());
-        table.decide("r5", Decision::Deny);
+        table.decide("r5", Decision::Deny, Caller::Device(device(3)), 1);
         assert_eq!(table.has_room("new", 0), Ok(()));
         table.open(Approval::new(wanted("new")), 0);
         assert!(table.get("new").is_some() && table.get("r5").is_none());

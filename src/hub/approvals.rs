@@ -12,7 +12,9 @@ use super::{Audience, Caller, Hub, Inner};
 use crate::audit::{self, Actor, Digest, Durability};
 use crate::auth::scope::Scope;
 use crate::base::{DeviceId, ids::hex_lower, ids::uuid_v4, limits};
-use crate::exec::approval::{Approval, DecideError, Ended, State, Unapproved, Use, Wanted};
+use crate::exec::approval::{
+    Approval, Caller as Decider, DecideError, Ended, State, Unapproved, Use, Wanted,
+};
 use crate::exec::env::{self, Overrides};
 use crate::exec::plan::Prepared;
 use crate::exec::{Decision, argv_text, redact};
@@ -153,8 +155,9 @@ impl Hub {
         Ok(approval)
     }
 
-    /// An operator decides. An unknown word denies, and is answered as an error (X11).
-    pub fn resolve_approval(&self, caller: &Caller, id: &str, word: &str) -> Result<(), Refused> {
+    /// An operator decides. An unknown word denies, and is answered as an error (X11). Tells whether this decision is
+    /// the one that counts, and not the same one again.
+    pub fn resolve_approval(&self, caller: &Caller, id: &str, word: &str) -> Result<bool, Refused> {
         let decision = Decision::parse(word);
         let now_ms = self.steady_ms();
         let mut inner = self.lock();
@@ -168,11 +171,13 @@ impl Hub {
                 decision: decision.as_str().to_owned(),
                 by: caller.actor.clone(),
             })?;
-            inner.approvals.decide(id, decision);
+            inner
+                .approvals
+                .decide(id, decision, caller.for_approval(), now_ms);
             self.announce_end(&mut inner, id, decision, "user", Some(caller.key()));
         }
         match Decision::known(word) {
-            Some(_) => Ok(()),
+            Some(_) => Ok(first),
             None => Err(Refused::Decision(DecideError::Unknown)),
         }
     }
@@ -244,12 +249,64 @@ impl Hub {
         }))
     }
 
+    /// One in whatever state, as `approval.get` shows it: of the plan the command alone, and what else is bound to it in
+    /// words.
+    pub fn approval_snapshot(&self, id: &str) -> Option<Value> {
+        let now_ms = self.steady_ms();
+        let inner = self.lock();
+        let approval = inner.approvals.get(id)?;
+        let (wanted, shown) = (&approval.wanted, shown(&inner.pairing, approval));
+        let mut snapshot = json!({
+            "id": id,
+            "urlPath": format!("/approve/{}", path_segment(id)),
+            "createdAtMs": self.shown_ms(wanted.created_at_ms),
+            "expiresAtMs": self.shown_ms(wanted.expires_at_ms),
+            "presentation": {
+                "kind": "exec",
+                "commandText": shown["command"],
+                "commandPreview": null,
+                "warningText": surroundings(&shown),
+                "host": "node",
+                "nodeId": shown["nodeId"],
+                "agentId": shown["agentId"],
+                "allowedDecisions": shown["allowedDecisions"],
+            },
+        });
+        let (status, decision, reason) = match approval.state {
+            State::Pending if now_ms < wanted.expires_at_ms => ("pending", None, None),
+            State::Pending => ("expired", None, Some(Ended::Expired.as_str())),
+            State::Ended(Ended::Expired) => ("expired", None, Some(Ended::Expired.as_str())),
+            State::Ended(ended) => ("cancelled", None, Some(ended.as_str())),
+            State::Decided(decision) | State::Used(decision) if decision.allows() => {
+                ("allowed", Some(decision), Some("user"))
+            }
+            State::Decided(decision) | State::Used(decision) => {
+                ("denied", Some(decision), Some("user"))
+            }
+        };
+        snapshot["status"] = status.into();
+        if let Some(reason) = reason {
+            let closed_at_ms = approval.closed_at_ms.unwrap_or(wanted.expires_at_ms);
+            snapshot["resolvedAtMs"] = self.shown_ms(closed_at_ms).into();
+            snapshot["reason"] = reason.into();
+        }
+        if let Some(decision) = decision {
+            snapshot["decision"] = decision.as_str().into();
+            snapshot["resolver"] = match &approval.decided_by {
+                Some(Decider::Device(id)) => json!({"kind": "device", "id": id.as_str()}),
+                Some(Decider::Connection(id)) => json!({"kind": "runtime", "id": id.as_str()}),
+                Some(Decider::Turn(_)) | None => json!({"kind": "system"}),
+            };
+        }
+        Some(snapshot)
+    }
+
     pub(super) fn end_approval(&self, id: &str, ended: Ended) {
         self.end_approval_in(&mut self.lock(), id, ended);
     }
 
     fn end_approval_in(&self, inner: &mut Inner, id: &str, ended: Ended) {
-        if inner.approvals.end(id, ended).is_none() {
+        if inner.approvals.end(id, ended, self.steady_ms()).is_none() {
             return;
         }
         self.record_after_the_fact(&audit::Event::ApprovalEnded {
@@ -315,6 +372,33 @@ impl Hub {
             }
         }
     }
+}
+
+/// An id as one segment of a path (RFC 3986, section 3.3).
+fn path_segment(id: &str) -> String {
+    id.bytes().fold(String::new(), |mut out, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(char::from(byte));
+            }
+            _ => out.extend(format!("%{byte:02X}").chars()),
+        }
+        out
+    })
+}
+
+/// Where a command runs and which variables it gets, for those who are shown nothing else of its plan.
+fn surroundings(shown: &Value) -> Option<String> {
+    let cwd = shown["cwd"].as_str().map(|cwd| format!("in {cwd}"));
+    let env = shown["env"].as_object().filter(|env| !env.is_empty());
+    let env = env.map(|env| {
+        let pairs = env
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()));
+        format!("with {}", pairs.collect::<Vec<_>>().join(" "))
+    });
+    let parts: Vec<String> = cwd.into_iter().chain(env).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// What is shown of a request: all that is bound, with secrets redacted (X13) and invisible characters written out. The

@@ -42,12 +42,16 @@ pub struct Told {
 }
 
 impl Told {
-    fn refused(refused: Refused) -> Arc<Self> {
-        Arc::new(Self {
-            answer: Err(refused),
-            late: false,
+    fn recorded(answer: Answer, late: bool) -> Self {
+        Self {
+            answer,
+            late,
             timing: None,
-        })
+        }
+    }
+
+    fn refused(refused: Refused) -> Arc<Self> {
+        Arc::new(Self::recorded(Err(refused), false))
     }
 }
 
@@ -281,30 +285,12 @@ impl Hub {
             Ok(Begun::New) => make(),
             Ok(Begun::Known(record)) => {
                 let (answer, late) = known(&record, request);
-                let timing = None;
-                return self.tell(
-                    keyed,
-                    &tell,
-                    Told {
-                        answer,
-                        late,
-                        timing,
-                    },
-                );
+                return self.tell(keyed, &tell, Told::recorded(answer, late));
             }
             Err(error) => {
                 unrecorded(&error);
                 let answer = Err(Refused::AuditUnavailable);
-                let (late, timing) = (false, None);
-                return self.tell(
-                    keyed,
-                    &tell,
-                    Told {
-                        answer,
-                        late,
-                        timing,
-                    },
-                );
+                return self.tell(keyed, &tell, Told::recorded(answer, false));
             }
         };
         let (hub, keyed, id) = (Arc::clone(self), keyed.clone(), invoke_id.to_owned());
@@ -317,16 +303,12 @@ impl Hub {
             if !is_nodes(&answer) {
                 hub.keep(&keyed, &invoked.id, &answer, false);
             }
-            let (late, timing) = (false, Some(invoked.timing));
-            hub.tell(
-                &keyed,
-                &tell,
-                Told {
-                    answer,
-                    late,
-                    timing,
-                },
-            );
+            let told = Told {
+                answer,
+                late: false,
+                timing: Some(invoked.timing),
+            };
+            hub.tell(&keyed, &tell, told);
         });
     }
 

@@ -278,6 +278,85 @@ fn x9_a_request_ends_with_its_time_and_with_its_connection() {
 }
 
 #[test]
+fn approvals_of_every_kind_are_shown_and_decided_by_one_method() {
+    let mut it = Asking::start();
+    let plan = it.plan(&["echo", "a b"]);
+    let (_, id) = it.ask(&plan, &json!({"id": "a/b?", "env": {"LANG": "C"}}));
+    let get = |peer: &mut Peer| {
+        let found = peer.call("approval.get", &json!({"id": id})).unwrap();
+        found["approval"].clone()
+    };
+    let decide = |peer: &mut Peer, kind: &str, decision: &str| {
+        let params = json!({"id": id, "kind": kind, "decision": decision});
+        peer.call("approval.resolve", &params)
+    };
+    let shown = get(&mut it.approver);
+    assert_eq!(shown["status"], "pending");
+    assert_eq!(shown["urlPath"], "/approve/a%2Fb%3F");
+    let presentation = &shown["presentation"];
+    assert_eq!(presentation["commandText"], plan["commandText"]);
+    assert_eq!(
+        presentation["allowedDecisions"],
+        json!(["allow-once", "deny"])
+    );
+    let warning = presentation["warningText"].as_str().unwrap();
+    assert!(warning.ends_with("with LANG=C"), "{warning}");
+    // What no client may decide, or not like this, leaves it as it is.
+    let mut reader = writer(&it.lab.gateway);
+    let error = decide(&mut reader, "exec", "allow-once").unwrap_err();
+    assert_eq!(error.code(), "FORBIDDEN");
+    for method in [
+        "approval.get",
+        "plugin.approval.list",
+        "openclaw.approval.list",
+    ] {
+        let params = json!({"id": id});
+        assert_eq!(
+            reader.call(method, &params).unwrap_err().code(),
+            "FORBIDDEN"
+        );
+    }
+    let error = decide(&mut it.approver, "plugin", "allow-once").unwrap_err();
+    assert_eq!(error.message(), "approval not found");
+    let error = decide(&mut it.approver, "exec", "allow-always").unwrap_err();
+    assert_eq!(
+        error.0["details"]["reason"],
+        "APPROVAL_ALLOW_ALWAYS_UNAVAILABLE"
+    );
+    assert_eq!(get(&mut it.approver)["status"], "pending");
+
+    let first = decide(&mut it.approver, "exec", "allow-once").unwrap();
+    assert_eq!(first["applied"], true);
+    assert_eq!(first["approval"]["status"], "allowed");
+    assert_eq!(first["approval"]["reason"], "user");
+    assert!(first["approval"]["resolver"]["id"].is_string());
+    assert!(
+        first["approval"]["resolvedAtMs"].as_u64() >= first["approval"]["createdAtMs"].as_u64()
+    );
+    for decision in ["allow-once", "deny"] {
+        let later = decide(&mut it.approver, "exec", decision).unwrap();
+        assert_eq!(later["applied"], false);
+        assert_eq!(later["approval"], first["approval"]);
+    }
+    let (_, denied) = it.ask(&plan, &json!({}));
+    resolve(&mut it.approver, &denied, "deny").unwrap();
+    let found = it
+        .approver
+        .call("approval.get", &json!({"id": denied}))
+        .unwrap();
+    assert_eq!(found["approval"]["status"], "denied");
+    let (frame, late) = it.ask(&plan, &json!({"timeoutMs": 1}));
+    it.client.answer(&frame).unwrap();
+    let params = json!({"id": late, "kind": "exec", "decision": "allow-once"});
+    let late = it.approver.call("approval.resolve", &params).unwrap();
+    assert_eq!(late["applied"], false);
+    assert_eq!(late["approval"]["status"], "expired");
+    assert_eq!(late["approval"]["reason"], "timeout");
+    let absent = it.approver.call("approval.get", &json!({"id": "none"}));
+    assert_eq!(absent.unwrap_err().message(), "approval not found");
+}
+
+#[test]
 fn a_restart_ends_what_was_pending_and_says_so() {
     let mut it = Asking::start();
     let plan = it.plan(&["true"]);

@@ -37,7 +37,9 @@ fn n12_one_key_runs_once_and_every_caller_gets_the_one_result() {
     // Concurrently, over the same connection and over another.
     let same = node.ask_once(&mut operator, "k", &params);
     let other = node.ask_once(&mut second, "k", &params);
-    second.call("health", &json!({})).unwrap();
+    for peer in [&mut operator, &mut second] {
+        peer.call("health", &json!({})).unwrap();
+    }
     node.heard_nothing();
     node.report(&request, "{\"ran\":1}");
     let mut answer = operator.answer(&first).unwrap();

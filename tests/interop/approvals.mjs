@@ -103,18 +103,27 @@ async function decisions(gateway, name, nodeId) {
   });
 }
 
-/** What the official CLI asks for beyond `exec.approval.*`. */
+/** The official CLI lists and decides through the methods for approvals of every kind. */
 async function unified(gateway, home, nodeId) {
   const asking = new Asking(gateway, nodeId);
   await asking.hello();
-  // The row "`openclaw approvals pending`" of docs/COMPATIBILITY.md.
-  await test(`official CLI: approvals pending and resolve need methods that are not there`, async () => {
-    const id = await asking.ask(await asking.plan(["echo", "by the CLI"]));
-    await refusedBy(home, ["approvals", "pending"], "unknown method: ");
-    await refusedBy(home, ["approvals", "resolve", id, "allow-once"], "unknown method: approval.get");
-    const listed = await gateway.json(["approvals", "list"]);
-    check(JSON.stringify(listed).includes(id), "our CLI does not show it", listed);
-    await gateway.json(["approvals", "deny", id]);
+  await test(`official CLI: approvals pending shows a request, and resolve allows it once`, async () => {
+    const plan = await asking.plan(["echo", "by the CLI"]);
+    const id = await asking.ask(plan);
+    const { out } = await succeeds(home, ["approvals", "pending"]);
+    check(out.includes(id) && out.includes("by the CLI"), "it is not shown", out);
+    await refusedBy(home, ["approvals", "resolve", id, "allow-always"], "not allowed for exec approvals");
+    const resolved = JSON.parse((await succeeds(home, ["approvals", "resolve", id, "allow-once", "--json"])).out);
+    check(resolved.applied && resolved.approval.decision === "allow-once", "it was not taken", JSON.stringify(resolved));
+    check((await asking.decided).decision === "allow-once", "who asked heard another decision");
+    check((await asking.run(plan, id)).payload.stdout === "by the CLI\n", "it did not run");
+    await succeeds(home, ["approvals", "resolve", id, "allow-once"]);
+    await refusedBy(home, ["approvals", "resolve", id, "deny"], "already resolved with allow-once");
+  });
+  await test(`official CLI: approvals resolve denies`, async () => {
+    const id = await asking.ask(await asking.plan(["echo", "denied by the CLI"]));
+    await succeeds(home, ["approvals", "resolve", id, "deny"]);
+    check((await asking.decided).decision === "deny", "another decision");
   });
 }
 

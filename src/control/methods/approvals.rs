@@ -1,4 +1,4 @@
-//! `exec.approval.*`: clients ask, operators decide.
+//! `exec.approval.*` and `approval.*`: clients ask, operators decide.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::hub::{Asked, Caller, Outcome};
 use crate::nodes::Refused;
 use crate::rpc::types::Done;
 use crate::rpc::types::approval::{
-    ExecApprovalAccepted, ExecApprovalDecision, ExecApprovalIdParams, ExecApprovalRequestParams,
-    ExecApprovalResolveParams, ExecApprovalsNodeParams,
+    ApprovalResolveParams, ExecApprovalAccepted, ExecApprovalDecision, ExecApprovalIdParams,
+    ExecApprovalRequestParams, ExecApprovalResolveParams, ExecApprovalsNodeParams,
 };
 use crate::rpc::{ErrorShape, Method, Request, encode};
 
@@ -141,6 +141,43 @@ pub(super) fn resolve(
         .resolve_approval(caller, &given.id, &given.decision)
         .map_err(|error| error_of(&error))?;
     Ok(Done { ok: true })
+}
+
+/// `approval.get`: a request for an approval of whatever kind, waiting or over.
+pub(super) fn snapshot(control: &Control, request: &Request<'_>) -> Result<Value, ErrorShape> {
+    let given: ExecApprovalIdParams = params(Method::ApprovalGet, request)?;
+    let found = control.hub.approval_snapshot(&given.id);
+    let approval = found.ok_or_else(absent)?;
+    Ok(json!({"approval": approval}))
+}
+
+/// `approval.resolve`: the first decision counts, and whoever comes later is told which one that was.
+pub(super) fn resolve_any(
+    control: &Control,
+    caller: &Caller,
+    request: &Request<'_>,
+) -> Result<Value, ErrorShape> {
+    let given: ApprovalResolveParams = params(Method::ApprovalResolve, request)?;
+    if given.kind != "exec" {
+        return Err(absent());
+    }
+    let outcome = control
+        .hub
+        .resolve_approval(caller, &given.id, &given.decision);
+    let applied = match outcome {
+        Ok(applied) => applied,
+        Err(Refused::Decision(DecideError::AlreadyResolved | DecideError::NotFound)) => false,
+        Err(error) => return Err(error_of(&error)),
+    };
+    let found = control.hub.approval_snapshot(&given.id);
+    let approval = found.ok_or_else(absent)?;
+    Ok(json!({"applied": applied, "approval": approval}))
+}
+
+/// The reference's sentence; its command line looks for it.
+fn absent() -> ErrorShape {
+    let details = json!({"reason": DecideError::NotFound.reason()});
+    ErrorShape::invalid_request("approval not found").with_details(details)
 }
 
 /// A node's own policy file, read or set by the node itself.

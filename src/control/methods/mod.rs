@@ -9,6 +9,7 @@ pub(super) mod nodes;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use super::answer::{now, refused};
 use super::{Answer, Control, Room};
@@ -70,6 +71,10 @@ pub(super) fn dispatch(
         Method::ExecApprovalGet => now(id, approvals::get(control, request)),
         Method::ExecApprovalList => now(id, Ok(control.hub.approval_list())),
         Method::ExecApprovalWaitDecision => approvals::wait(control, request, room?),
+        Method::ApprovalGet => now(id, approvals::snapshot(control, request)),
+        Method::ApprovalResolve => now(id, approvals::resolve_any(control, caller, request)),
+        // There are approvals of commands only.
+        Method::PluginApprovalList | Method::OpenclawApprovalList => now(id, Ok(json!([]))),
         Method::ExecApprovalsNodeGet => {
             approvals::node_policy(control, caller, method, request, room?)
         }

@@ -114,6 +114,15 @@ pub struct ExecApprovalResolveParams {
     pub decision: String,
 }
 
+/// `approval.resolve`, for approvals of every kind.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalResolveParams {
+    pub id: String,
+    pub kind: String,
+    pub decision: String,
+}
+
 /// `exec.approvals.node.get` and `.set`; the file is the node's to judge.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
