@@ -19,7 +19,7 @@ use crate::exec::env::{self, Overrides};
 use crate::exec::plan::Prepared;
 use crate::exec::{Decision, argv_text, redact};
 use crate::machine;
-use crate::nodes::{Refused, exec_gate_on};
+use crate::nodes::{ExecGrounds, Refused};
 use crate::pairing::Pairing;
 
 /// What a client asks an approval for.
@@ -97,8 +97,8 @@ impl Hub {
     ) -> Result<Approval, Refused> {
         env::check(&asked.env).map_err(|_| Refused::BadParams)?;
         // Nobody is asked about what would not run if it were allowed.
-        let (own, listed) = (asked.prepared.node_mode(), asked.prepared.is_listed());
-        exec_gate_on(self.settings().exec_mode, own, listed, true, None)?;
+        let grounds = ExecGrounds::of(&asked.prepared, true);
+        grounds.check(self.settings().exec_mode, None)?;
         let now_ms = self.steady_ms();
         let ttl_ms = asked
             .timeout_ms

@@ -16,7 +16,7 @@ use crate::exec::env::{self, Overrides};
 use crate::exec::plan::{Asked, Plan, Prepared};
 use crate::exec::{Mode, argv_text, redact};
 use crate::machine;
-use crate::nodes::{self, Refused, exec_gate, exec_gate_on};
+use crate::nodes::{self, ExecGrounds, Refused, exec_gate};
 
 /// How long a node may take to plan a command.
 const PREPARE_TIMEOUT_MS: u64 = 30_000;
@@ -132,11 +132,13 @@ impl<'a> RunParams<'a> {
 }
 
 /// `node.invoke`'s parameters as they go to the node.
+#[derive(Default)]
 pub struct Checked {
     pub params_json: Option<String>,
     /// The approval that they lean on, used up by now, and the command line that it was for.
     pub approval: Option<String>,
     pub command_text: Option<String>,
+    pub grounds: ExecGrounds,
 }
 
 impl Hub {
@@ -160,12 +162,12 @@ impl Hub {
         let scopes = self.lock().present_scopes(&request.caller)?;
         let typed = request.typed && scopes.allows(Scope::Approvals);
         // Nobody is asked about what the node will not run, and somebody is about what it would not run unasked.
-        let (own, listed) = (prepared.node_mode(), prepared.is_listed());
-        let stricter = own.map_or(mode, |own| mode.merge(own));
+        let mut grounds = ExecGrounds::of(&prepared, typed);
+        let stricter = grounds.node.map_or(mode, |own| mode.merge(own));
         let decision = match stricter {
             Mode::Full => None,
             Mode::Deny | Mode::Allowlist => {
-                exec_gate_on(mode, own, listed, typed, None)?;
+                grounds.check(mode, None)?;
                 None
             }
             _ if typed => {
@@ -177,7 +179,7 @@ impl Hub {
                 Some(Decision::AllowOnce)
             }
             // The node's own list is what lets it run: no approval of ours goes with it.
-            Mode::Ask if listed => None,
+            Mode::Ask if grounds.listed => None,
             Mode::AskAlways | Mode::Ask => {
                 let now_ms = self.steady_ms();
                 let wanted = Wanted {
@@ -194,9 +196,7 @@ impl Hub {
                 Some(self.ask(&request.caller, &request.actor, wanted).await?)
             }
         };
-        // The operator may have taken their time, and the configuration may have changed meanwhile.
-        let mode = self.settings().exec_mode;
-        exec_gate_on(mode, own, listed, decision.is_some(), None)?;
+        grounds.approved = decision.is_some();
         let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
         let params = RunParams {
             timeout_ms: Some(timeout_ms),
@@ -211,6 +211,7 @@ impl Hub {
                 idempotency_key: run_id.clone(),
                 command_text: Some(shown_text(plan)),
                 approval: decision.map(|_| run_id),
+                grounds,
                 caller: request.caller,
                 actor: request.actor,
                 is_replay: false,
@@ -274,8 +275,7 @@ impl Hub {
         if command != "system.run" {
             return Ok(Checked {
                 params_json: text,
-                approval: None,
-                command_text: None,
+                ..Checked::default()
             });
         }
         let checked = self.run_params(node, caller, text.as_deref());
@@ -310,8 +310,8 @@ impl Hub {
         if let Some(approval) = known {
             let wanted = approval.wanted.clone();
             // It may have been given in a freer mode.
-            let (own, listed) = (wanted.prepared.node_mode(), wanted.prepared.is_listed());
-            exec_gate_on(mode, own, listed, true, run_id.clone())?;
+            let grounds = ExecGrounds::of(&wanted.prepared, true);
+            grounds.check(mode, run_id.clone())?;
             let claimed = claimed_plan(&wanted.prepared.plan, &fields)?;
             let env: Overrides = field(&fields, "env")?.unwrap_or_default();
             let used = Use {
@@ -337,6 +337,7 @@ impl Hub {
                 params_json: Some(to_json(&params)?),
                 command_text: Some(shown_text(&wanted.prepared.plan)),
                 approval: Some(wanted.id),
+                grounds,
             });
         }
         drop(inner);
@@ -350,8 +351,7 @@ impl Hub {
         fields.extend(run_id.ok().map(|run_id| ("runId".to_owned(), run_id)));
         Ok(Checked {
             params_json: Some(to_json(&fields)?),
-            approval: None,
-            command_text: None,
+            ..Checked::default()
         })
     }
 
@@ -427,6 +427,7 @@ impl Hub {
             idempotency_key: uuid_v4(machine::random()),
             command_text: None,
             approval: None,
+            grounds: ExecGrounds::default(),
             caller: caller.clone(),
             actor: caller.actor.clone(),
             is_replay: false,

@@ -11,8 +11,8 @@ use crate::base::{DeviceId, Refusal};
 use crate::exec::{Mode, Prepared};
 use crate::machine;
 use crate::nodes::{
-    self, Category, CommandReport, Explanation, Finding, HostFacts, Layer, NodeReport, Refused,
-    Report, Surface, Verdict, exec_gate, exec_gate_on,
+    self, Category, CommandReport, ExecGrounds, Explanation, Finding, HostFacts, Layer, NodeReport,
+    Refused, Report, Surface, Verdict, exec_gate,
 };
 use crate::pairing::Device;
 use crate::rpc::Method;
@@ -88,7 +88,7 @@ impl Hub {
             let refused = asked.as_ref().and_then(|word| word.refused.clone());
             refusal = refusal
                 .or(refused)
-                .or_else(|| exec_gate_on(mode, own, listed, false, None).err());
+                .or_else(|| unapproved(own, listed).check(mode, None).err());
             layers.extend(asked.map(|word| word.finding));
         }
         // A caller without the scope, or by a public path, is refused before anything else is looked at.
@@ -202,7 +202,7 @@ impl Hub {
         let listed = named && prepared.is_listed();
         let holds = if listed { "holds" } else { "does not hold" };
         let rule = format!("mode {}, and its allowlist {holds} it", mode.as_str());
-        let refused = exec_gate_on(Mode::Full, Some(mode), listed, false, None).err();
+        let refused = unapproved(Some(mode), listed).check(Mode::Full, None).err();
         let verdict = Verdict::of(refused.as_ref());
         NodeWord {
             mode: Some(mode),
@@ -249,7 +249,7 @@ impl Hub {
                 |layer| nodes::judge(layer, &policy, &device.platform, surface, command).is_ok();
             let refused = self.decide(inner, id, command).err().or_else(|| {
                 let own = record.and_then(|record| record.host.as_ref()?.mode());
-                let gate = || exec_gate_on(mode, own, false, false, None).err();
+                let gate = || unapproved(own, false).check(mode, None).err();
                 let plan = || self.decide(inner, id, PREPARE).err();
                 match is_run(command) {
                     true if mode == Mode::Deny => gate(),
@@ -346,6 +346,15 @@ pub(super) fn surface<'a>(inner: &'a Inner, node: &DeviceId) -> Surface<'a> {
         public_path: session
             .filter(|session| session.public)
             .map(|session| session.facts.path.as_str()),
+    }
+}
+
+/// On what a command stands that nobody was asked about.
+fn unapproved(node: Option<Mode>, listed: bool) -> ExecGrounds {
+    ExecGrounds {
+        node,
+        listed,
+        approved: false,
     }
 }
 

@@ -13,8 +13,11 @@ use crate::audit::{self, Actor, Digest, Durability};
 use crate::auth::permission;
 use crate::auth::scope::Scope;
 use crate::base::{ConnId, DeviceId, Refusal, ids::uuid_v4, limits};
+use crate::exec::Mode;
 use crate::machine;
-use crate::nodes::{self, CommandPolicy, Dispatched, Keyed, Pending, Progressed, Refused, Settled};
+use crate::nodes::{
+    self, CommandPolicy, Dispatched, ExecGrounds, Keyed, Pending, Progressed, Refused, Settled,
+};
 use crate::rpc::types::node::{
     NodeInvokeCancelEvent, NodeInvokeProgressParams, NodeInvokeRequestEvent,
 };
@@ -34,6 +37,8 @@ pub struct Invoke {
     pub command_text: Option<String>,
     /// The approval that permits it.
     pub approval: Option<String>,
+    /// What permits a `system.run`. Whether that is enough is looked up again when it is sent.
+    pub grounds: ExecGrounds,
     /// For whom it is. Whether that still counts is looked up again when it is sent.
     pub caller: Caller,
     /// As the audit log names the caller, or its turn.
@@ -315,6 +320,7 @@ impl Hub {
         } else {
             self.decide(&inner, &invoke.node, &invoke.command)?
         };
+        self.check_exec(&invoke.command, invoke.grounds)?;
         inner.invokes.has_room()?;
         if keyed
             .as_ref()
@@ -373,6 +379,14 @@ impl Hub {
         }
         outbox.send_recorded(frame, &receipt);
         Ok(answer)
+    }
+
+    /// Whether the mode lets a `system.run` go out that stands on these grounds.
+    fn check_exec(&self, command: &str, grounds: ExecGrounds) -> Result<(), Refused> {
+        match command {
+            "system.run" => grounds.check(self.settings().exec_mode, None),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a node may run a command now, and over which session.
@@ -453,7 +467,7 @@ impl Hub {
         let mode = self.settings().exec_mode;
         let forbidden = |pending: &&Pending<Waiter>| {
             let (node, command) = (&pending.node, &pending.command);
-            if command == "system.run" && mode == crate::exec::policy::Mode::Deny {
+            if command == "system.run" && mode == Mode::Deny {
                 return true;
             }
             let decided = if nodes::is_reserved(command) {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Refused;
 use crate::base::DeviceId;
-use crate::exec::policy::Mode;
+use crate::exec::{Mode, Prepared};
 
 /// Commands that the Gateway allows on a platform unless the configuration says otherwise.
 ///
@@ -286,32 +286,48 @@ pub fn exec_gate(
     }
 }
 
-/// The same where the node's own mode is known too: the stricter of the two counts, and a refusal that only the node's
-/// brings about says so.
-pub fn exec_gate_on(
-    mode: Mode,
-    node: Option<Mode>,
-    listed: bool,
-    approved: bool,
-    run_id: Option<String>,
-) -> Result<(), Refused> {
-    let alone = exec_gate(mode, listed, approved, run_id.clone());
-    let (Ok(()) | Err(Refused::ApprovalRequired { .. }), Some(node)) = (&alone, node) else {
-        return alone;
-    };
-    exec_gate(mode.merge(node), listed, approved, run_id).map_err(|refused| match refused {
-        Refused::ApprovalRequired { .. } => refused,
-        _ => Refused::NodeExecMode {
-            gateway: mode.as_str().to_owned(),
-            node: node.as_str().to_owned(),
-        },
-    })
+/// What stands behind a `system.run`, whatever the Gateway's mode is by the time it goes out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ExecGrounds {
+    /// The node's own mode, if its plan names one.
+    pub node: Option<Mode>,
+    /// The node's allowlist holds it.
+    pub listed: bool,
+    /// An operator's word, typed or given.
+    pub approved: bool,
+}
+
+impl ExecGrounds {
+    pub fn of(prepared: &Prepared, approved: bool) -> Self {
+        Self {
+            node: prepared.node_mode(),
+            listed: prepared.is_listed(),
+            approved,
+        }
+    }
+
+    /// `exec_gate` where the node's own mode is known too: the stricter of the two counts, and a refusal that only the
+    /// node's brings about says so.
+    pub fn check(self, mode: Mode, run_id: Option<String>) -> Result<(), Refused> {
+        let gate = |mode| exec_gate(mode, self.listed, self.approved, run_id.clone());
+        let alone = gate(mode);
+        let (Ok(()) | Err(Refused::ApprovalRequired { .. }), Some(node)) = (&alone, self.node)
+        else {
+            return alone;
+        };
+        gate(mode.merge(node)).map_err(|refused| match refused {
+            Refused::ApprovalRequired { .. } => refused,
+            _ => Refused::NodeExecMode {
+                gateway: mode.as_str().to_owned(),
+                node: node.as_str().to_owned(),
+            },
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::Prepared;
 
     #[test]
     fn x6_unclear_chains_need_an_approval_whatever_a_node_says() {
@@ -517,14 +533,19 @@ mod tests {
         }) {
             let alone = exec_gate(gateway, listed, approved, None);
             let both = exec_gate(gateway.merge(node), listed, approved, None);
-            let found = exec_gate_on(gateway, Some(node), listed, approved, None);
+            let grounds = |node| ExecGrounds {
+                node,
+                listed,
+                approved,
+            };
+            let found = grounds(Some(node)).check(gateway, None);
             assert_eq!(found.is_ok(), both.is_ok(), "{gateway:?} {node:?}");
             let of_node = matches!(found, Err(Refused::NodeExecMode { .. }));
             let asks =
                 |it: &Result<(), Refused>| matches!(it, Err(Refused::ApprovalRequired { .. }));
             assert_eq!(asks(&found), asks(&both) && (alone.is_ok() || asks(&alone)));
             assert!(!of_node || alone.is_ok() || asks(&alone));
-            assert_eq!(exec_gate_on(gateway, None, listed, approved, None), alone);
+            assert_eq!(grounds(None).check(gateway, None), alone);
         }
     }
 

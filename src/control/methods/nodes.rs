@@ -242,6 +242,7 @@ pub(super) fn invoke(
                 idempotency_key: asked.key.clone(),
                 command_text: checked.command_text,
                 approval: checked.approval,
+                grounds: checked.grounds,
                 actor: caller.actor.clone(),
                 caller: caller.clone(),
                 is_replay: false,
