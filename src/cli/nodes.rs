@@ -101,7 +101,7 @@ async fn act(context: &Context, session: &mut Session, command: &Nodes) -> Resul
         Nodes::Status { connected } => {
             let payload = session.call("node.list", &json!({})).await?;
             let mut payload: Value = decode(&payload)?;
-            if let Some(nodes) = payload["nodes"].as_array_mut() {
+            if let Some(nodes) = payload.get_mut("nodes").and_then(Value::as_array_mut) {
                 nodes.retain(|node| node["connected"] == true || !connected);
             }
             let payload = serde_json::value::to_raw_value(&payload)
@@ -282,11 +282,12 @@ fn with_report(payload: &RawValue, report: Option<&Report>) -> Result<Value, Fai
     let mut value: Value = decode(payload)?;
     let attach = |node: &mut Value| {
         let id = node["nodeId"].as_str().unwrap_or_default();
-        if let Some(own) = report.and_then(|report| view::of_node(report, id)) {
-            node["report"] = json!(own);
+        let own = report.and_then(|report| view::of_node(report, id));
+        if let (Some(own), Some(node)) = (own.map(|own| json!(own)), node.as_object_mut()) {
+            node.insert("report".to_owned(), own);
         }
     };
-    match value["nodes"].as_array_mut() {
+    match value.get_mut("nodes").and_then(Value::as_array_mut) {
         Some(nodes) => nodes.iter_mut().for_each(attach),
         None => attach(&mut value),
     }
