@@ -22,6 +22,7 @@ mod standing;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -176,9 +177,9 @@ impl Hub {
         })
     }
 
-    /// What decides from now on; each decision takes it once. What is under way and not permitted any more ends, and
-    /// nodes ask for what is permitted now.
-    pub fn set_settings(&self, settings: Settings) {
+    /// What decides from now on; each decision takes it once. What is under way and not permitted any more ends. Gives
+    /// what decided before.
+    pub fn set_settings(&self, settings: Settings) -> Arc<Settings> {
         let before = std::mem::replace(
             &mut *self
                 .settings
@@ -186,19 +187,25 @@ impl Hub {
                 .unwrap_or_else(PoisonError::into_inner),
             Arc::new(settings),
         );
-        let nodes: Vec<DeviceId> = {
-            let mut inner = self.lock();
-            self.end_forbidden(&mut inner);
-            inner.registry.nodes().into_iter().collect()
-        };
+        self.end_forbidden(&mut self.lock());
+        before
+    }
+
+    /// Files anew what connected nodes declare, if it is permitted otherwise than under these settings. Takes as long as
+    /// the disk does for each, and lets others in between: the lock is not a fair one.
+    pub fn refile_surfaces(&self, before: &Settings) {
+        const OTHERS: Duration = Duration::from_millis(1);
+        let nodes = self.lock().registry.nodes();
         for node in nodes {
-            // One at a time: each is a change on disk, and others are served in between.
             let mut inner = self.lock();
-            if !self.is_permitted_as_under(&inner, &before, &node)
-                && let Err(error) = self.ask_again(&mut inner, &node)
-            {
+            if self.is_permitted_as_under(&inner, before, &node) {
+                continue;
+            }
+            if let Err(error) = self.ask_again(&mut inner, &node) {
                 tracing::error!(%error, "a node's declaration could not be filed");
             }
+            drop(inner);
+            std::thread::sleep(OTHERS);
         }
     }
 

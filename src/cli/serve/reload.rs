@@ -103,7 +103,7 @@ impl Running {
         gateway.secrets.end(hub);
         let since = hub.next_standing();
         built.secrets.begin(since);
-        hub.set_settings(hub::Settings {
+        let before = hub.set_settings(hub::Settings {
             commands: built.commands,
             per_node: built.per_node,
             exec_mode: built.exec_mode,
@@ -117,6 +117,10 @@ impl Running {
         };
         door.set_rules(rules, built.limiter);
         let closed = withdrawal.map_or(0, |what| hub.withdraw(what, since));
+        // After everything that takes something away.
+        let refiling = Arc::clone(hub);
+        let refiled = tokio::task::spawn_blocking(move || refiling.refile_surfaces(&before));
+        let _ = refiled.await;
         gateway.secrets = built.secrets;
         let waiting: Vec<&String> = changed
             .iter()
