@@ -203,7 +203,8 @@ impl Hub {
                     }
                     tokio::select! {
                         _ = changes.changed() => {}
-                        () = tokio::time::sleep(Duration::from_millis(left_ms)) => {}
+                        // The runtime's clock stands still while the machine sleeps.
+                        () = tokio::time::sleep(Duration::from_millis(left_ms.min(5_000))) => {}
                     }
                     continue;
                 }
