@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::base::{Refusal, limits};
-use crate::hub::Denied;
+use crate::hub::{Caller, Denied, Outbox};
 use crate::nodes::{Category, Dispatched, Refused};
 use crate::pairing;
 use crate::rpc::{ErrorShape, encode};
@@ -20,30 +20,42 @@ pub enum Answer {
     Later(Later),
 }
 
-/// A call that is under way, and ends with its response frame.
-pub struct Later(Pin<Box<dyn Future<Output = String> + Send>>);
+/// A call that is under way, and ends when its response frame is in the caller's outbox.
+pub struct Later(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl Later {
-    pub async fn frame(self) -> String {
-        self.0.await
+    pub async fn run(self) {
+        self.0.await;
     }
 }
 
 /// Room for one more call under way on the caller's connection. Nothing answers later without it.
-pub(super) struct Room(());
+pub(super) struct Room(Outbox);
 
 impl Room {
-    pub(super) fn beside(under_way: usize) -> Result<Self, ErrorShape> {
+    pub(super) fn beside(under_way: usize, caller: &Caller) -> Result<Self, ErrorShape> {
         let limit = limits::CALLS_PER_CONNECTION_MAX;
         if under_way < limit {
-            return Ok(Self(()));
+            return Ok(Self(caller.outbox.clone()));
         }
         let sentence = format!("{limit} calls of this connection are under way");
         Err(ErrorShape::unavailable(sentence).with_retryable(true))
     }
 
     pub(super) fn later(self, call: impl Future<Output = String> + Send + 'static) -> Answer {
-        Answer::Later(Later(Box::pin(call)))
+        self.later_holding(async { (call.await, ()) })
+    }
+
+    /// The same with something that is held until the answer is in the outbox.
+    pub(super) fn later_holding<T: Send>(
+        self,
+        call: impl Future<Output = (String, T)> + Send + 'static,
+    ) -> Answer {
+        Answer::Later(Later(Box::pin(async move {
+            let (frame, held) = call.await;
+            self.0.send(frame);
+            drop(held);
+        })))
     }
 }
 
@@ -133,10 +145,11 @@ pub fn error_of(refused: &Refused) -> ErrorShape {
     let error =
         ErrorShape::new(refused.code(), refused.public()).with_details(Value::Object(details));
     match refused {
-        // Nothing was sent, and it passes by itself.
-        Refused::AuditUnavailable | Refused::Busy { .. } | Refused::NodeBehind => {
-            error.with_retryable(true)
-        }
+        // Nothing was sent, or its outcome is kept, and it passes by itself.
+        Refused::AuditUnavailable
+        | Refused::Busy { .. }
+        | Refused::NodeBehind
+        | Refused::CallerBehind => error.with_retryable(true),
         _ => error,
     }
 }

@@ -4,7 +4,8 @@
 //! Attacker controls: the method's name and its parameters. Bounds: those of the hub and of the session.
 //! Errors: `ErrorShape`, with the reference's codes.
 //!
-//! Order of refusals: unknown method, then role and scope (`auth::permission`), then parameters.
+//! Order of refusals: unknown method, then role and scope (`auth::permission`), then, of what answers later, too many
+//! calls under way, then parameters.
 
 mod answer;
 mod methods;
@@ -102,7 +103,7 @@ impl Control {
             }
             return Answer::Unauthorized(encode::refusal(id, &error));
         }
-        let room = Room::beside(under_way).map_err(|error| match method {
+        let room = Room::beside(under_way, caller).map_err(|error| match method {
             Method::NodeInvoke => unsent(error, Category::Network),
             _ => error,
         });

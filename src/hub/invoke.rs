@@ -227,14 +227,13 @@ impl Hub {
         // Nobody needs them once they are in the frame.
         let params = invoke.params_json.take();
         let sent = self.dispatch(&id, &invoke, params, keyed, asked_at, timeout_ms);
-        let answer = match sent {
-            Ok(answer) => answer,
+        let (answer, sent_at) = match sent {
+            Ok(sent) => sent,
             Err(refused) => {
                 self.record_refusal(&invoke.node, &invoke.command, &invoke.actor, &refused);
                 return Invoked::unsent(id, Err(refused), asked_at);
             }
         };
-        let sent_at = Instant::now();
         let mut cancel = CancelOnDrop {
             hub: self,
             id: &id,
@@ -286,7 +285,7 @@ impl Hub {
         keyed: Option<Keyed>,
         asked_at: Instant,
         timeout_ms: u64,
-    ) -> Result<oneshot::Receiver<Answer>, Refused> {
+    ) -> Result<(oneshot::Receiver<Answer>, Instant), Refused> {
         // They may be megabytes: before everybody waits for the lock.
         let params_text = params.as_deref().unwrap_or_default();
         let (params_bytes, params_sha256) = (params_text.len(), Digest::of(params_text.as_bytes()));
@@ -360,6 +359,7 @@ impl Hub {
                 Refused::AuditUnavailable
             })?;
         let (tell, answer) = oneshot::channel();
+        let sent_at = Instant::now();
         inner.invokes.begin(Pending {
             id: id.to_owned(),
             node: invoke.node.clone(),
@@ -370,7 +370,7 @@ impl Hub {
             waiter: Waiter {
                 tell,
                 asked_at,
-                sent_at: Instant::now(),
+                sent_at,
                 listener: invoke.listener.clone(),
             },
         });
@@ -378,7 +378,7 @@ impl Hub {
             inner.registry.hit(&invoke.node, &invoke.command);
         }
         outbox.send_recorded(frame, &receipt);
-        Ok(answer)
+        Ok((answer, sent_at))
     }
 
     /// Whether the mode lets a `system.run` go out that stands on these grounds.

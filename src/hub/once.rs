@@ -88,19 +88,30 @@ impl OnceTable {
     }
 }
 
-/// One caller's place among those who wait: when the last gives its own up, the request ends.
-struct Waiting<'a> {
-    hub: &'a Hub,
-    caller: &'a Caller,
-    keyed: &'a Keyed,
+/// One caller's place among those who wait under a key: when the last gives its own up, the request ends. It is given up
+/// when the caller has its answer, so that a Gateway that stops knows who has none.
+pub struct Place {
+    hub: Arc<Hub>,
+    caller: Caller,
+    keyed: Keyed,
+    request: Request,
     invoke_id: String,
+    answer: Heard,
+    /// The means to tell, of the first.
+    tell: Option<Tell>,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
+        if let Some(tell) = self.tell.take() {
+            // Its caller left before it began; others may have joined it.
+            let answer = Err(Refused::Cancelled { sent: false });
+            self.hub
+                .tell(&self.keyed, &tell, Told::recorded(answer, false));
+        }
         let mut inner = self.hub.lock();
         inner.once.waiting -= 1;
-        let running = inner.once.running.get_mut(self.keyed);
+        let running = inner.once.running.get_mut(&self.keyed);
         let Some(running) = running.filter(|running| running.invoke_id == self.invoke_id) else {
             return;
         };
@@ -112,8 +123,39 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What a request finds: its invocation and the place where it is told, and, if it is the first, the means to tell.
-type Entered = (String, Heard, Option<Tell>);
+impl Place {
+    /// What comes of the command, which runs if nothing has been sent under this key. `make` gives it as it may be sent;
+    /// only then it is asked.
+    pub async fn told(&mut self, make: impl FnOnce() -> Result<Invoke, Refused>) -> Arc<Told> {
+        let is_first = self.tell.is_some();
+        // Up to the first `await` below nothing can end this half-way.
+        match self.tell.take() {
+            Some(tell) => {
+                self.hub
+                    .start(&self.keyed, &self.invoke_id, &self.request, make, tell);
+            }
+            // It holds the parameters.
+            None => drop(make),
+        }
+        let told = self.answer.wait_for(Option::is_some);
+        let told = if is_first {
+            // Its own deadline ends it.
+            told.await
+        } else {
+            let timeout_ms = self
+                .request
+                .timeout_ms
+                .clamp(1, limits::INVOKE_TIMEOUT_MS_MAX);
+            match tokio::time::timeout(Duration::from_millis(timeout_ms), told).await {
+                Ok(told) => told,
+                Err(_) => return Told::refused(Refused::TimedOut { timeout_ms }),
+            }
+        };
+        told.ok()
+            .and_then(|told| told.clone())
+            .unwrap_or_else(|| Told::refused(Refused::Interrupted))
+    }
+}
 
 /// An outcome as the store keeps it.
 #[derive(Serialize, Deserialize)]
@@ -167,68 +209,47 @@ impl Kept {
 }
 
 impl Hub {
-    /// Runs a command once for its caller's key, or answers what came of it when it ran.
-    ///
-    /// `make` gives the command as it may be sent; it is asked only if nothing has been sent under this key. A caller
-    /// that stops waiting ends it if nobody else waits.
-    pub async fn invoke_once(
-        self: &Arc<Self>,
-        caller: &Caller,
-        request: &Request,
-        make: impl FnOnce() -> Result<Invoke, Refused>,
-    ) -> Arc<Told> {
+    /// A place under its caller's key: of the command that runs under it, or of the one that will. A caller that gives it
+    /// up ends the command if nobody else waits.
+    pub fn enter(self: &Arc<Self>, caller: &Caller, request: Request) -> Result<Place, Refused> {
         let keyed = Keyed {
             caller: caller.name(),
             node: request.node.as_str().to_owned(),
             key: request.key.clone(),
         };
         // What is on record may not cross a public path either.
-        let entered = caller
+        let found = caller
             .check_path(&request.command)
-            .and_then(|()| self.enter(&keyed, request, caller));
-        let (invoke_id, mut answer, tell) = match entered {
-            Ok(entered) => entered,
+            .and_then(|()| self.find(&keyed, &request, caller));
+        match found {
+            Ok((invoke_id, answer, tell)) => Ok(Place {
+                hub: Arc::clone(self),
+                caller: caller.clone(),
+                keyed,
+                request,
+                invoke_id,
+                answer,
+                tell,
+            }),
             Err(refused) => {
                 self.record_refusal(&request.node, &request.command, &caller.actor, &refused);
-                return Told::refused(refused);
+                Err(refused)
             }
-        };
-        let waiting = Waiting {
-            hub: self,
-            caller,
-            keyed: &keyed,
-            invoke_id,
-        };
-        let is_first = tell.is_some();
-        // Up to the first `await` below nothing can end this half-way.
-        match tell {
-            Some(tell) => self.start(&keyed, &waiting.invoke_id, request, make, tell),
-            // It holds the parameters.
-            None => drop(make),
         }
-        let told = answer.wait_for(Option::is_some);
-        let told = if is_first {
-            // Its own deadline ends it.
-            told.await
-        } else {
-            let timeout_ms = request.timeout_ms.clamp(1, limits::INVOKE_TIMEOUT_MS_MAX);
-            match tokio::time::timeout(Duration::from_millis(timeout_ms), told).await {
-                Ok(told) => told,
-                Err(_) => return Told::refused(Refused::TimedOut { timeout_ms }),
-            }
-        };
-        told.ok()
-            .and_then(|told| told.clone())
-            .unwrap_or_else(|| Told::refused(Refused::Interrupted))
     }
 
-    fn enter(&self, keyed: &Keyed, request: &Request, caller: &Caller) -> Result<Entered, Refused> {
+    fn find(
+        &self,
+        keyed: &Keyed,
+        request: &Request,
+        caller: &Caller,
+    ) -> Result<(String, Heard, Option<Tell>), Refused> {
         let mut inner = self.lock();
         if inner.connections.caller(&caller.conn).is_none() {
             return Err(Refused::Cancelled { sent: false });
         }
         let once = &mut inner.once;
-        let entered = match once.running.get_mut(keyed) {
+        let found = match once.running.get_mut(keyed) {
             Some(running)
                 if running.command != request.command
                     || running.params_sha256 != request.params_sha256.0 =>
@@ -258,7 +279,7 @@ impl Hub {
             }
         };
         once.waiting += 1;
-        Ok(entered)
+        Ok(found)
     }
 
     /// Runs what is new under its key, in a task of its own, for it goes on while anybody waits and not only who began

@@ -127,6 +127,8 @@ pub enum Refused {
     },
     /// The frame is no longer than the node takes, but does not fit behind what waits for it now.
     NodeBehind,
+    /// The result is no longer than the caller takes, but does not fit behind what waits for it now.
+    CallerBehind,
     /// The frame for the node would be longer than the node takes.
     OversizedRequest {
         bytes: usize,
@@ -151,6 +153,7 @@ impl Refused {
             | Self::OutcomeNotKept { .. }
             | Self::PairingChanged
             | Self::Node { .. }
+            | Self::CallerBehind
             | Self::OversizedResult { .. } => Dispatched::Yes,
             _ => Dispatched::No,
         }
@@ -169,6 +172,7 @@ impl Refused {
             // The way to the node is shut while nothing can be recorded.
             | Self::AuditUnavailable
             | Self::NodeBehind
+            | Self::CallerBehind
             | Self::Busy { .. } => Category::Network,
             Self::TimedOut { .. } => Category::Timeout,
             Self::Node { code, message }
@@ -280,6 +284,7 @@ impl Refusal for Refused {
             | Self::PairingChanged
             | Self::Busy { .. }
             | Self::NodeBehind
+            | Self::CallerBehind
             | Self::TimedOut { .. }
             | Self::Cancelled { .. }
             | Self::Interrupted
@@ -318,6 +323,7 @@ impl Refusal for Refused {
             | Self::Disconnected { .. }
             | Self::PairingChanged
             | Self::NodeBehind
+            | Self::CallerBehind
             | Self::Busy { .. } => 503,
             Self::AuditUnavailable => 503,
             Self::TimedOut { .. } => 504,
@@ -353,6 +359,7 @@ impl Refusal for Refused {
             Self::PairingChanged => "pairing_changed",
             Self::Busy { .. } => "busy",
             Self::NodeBehind => "node_behind",
+            Self::CallerBehind => "caller_behind",
             Self::TimedOut { .. } => "timed_out",
             Self::Cancelled { .. } => "cancelled",
             Self::Interrupted => "interrupted",
@@ -411,9 +418,10 @@ impl Refusal for Refused {
                 format!("exec denied: mode {gateway} here and {node} on the node let {lets} run").into()
             }
             Self::CallerWithdrawn => "what admitted the caller was withdrawn; nothing is run for it".into(),
-            Self::PairingChanged => "node pairing changed while invocation was active".into(),
+            Self::PairingChanged => "node pairing or policy changed while invocation was active".into(),
             Self::Busy { limit } => format!("too many invocations under way ({limit})").into(),
             Self::NodeBehind => "the node has not read yet what was sent to it before".into(),
+            Self::CallerBehind => "the caller has not read yet what was sent to it before, so it gets no result".into(),
             Self::AuditUnavailable => "nothing can be recorded now, so nothing is dispatched".into(),
             Self::OversizedRequest { bytes, limit } => {
                 format!("the request to the node would have {bytes} bytes, and it takes {limit}").into()
@@ -479,6 +487,7 @@ impl Refusal for Refused {
             Self::PairingChanged => "see what the node may run now: `portcullis nodes list --commands`".into(),
             Self::Busy { .. } => "wait for running invocations to end".into(),
             Self::NodeBehind => "try again when the node has caught up".into(),
+            Self::CallerBehind => "read what waits, then ask again under the same idempotencyKey".into(),
             Self::TimedOut { timeout_ms } => format!("raise timeoutMs above {timeout_ms} or run a shorter command").into(),
             Self::Interrupted => {
                 "find out on the node whether it ran; under this key it is not run again, but its result is, should the node still deliver it".into()

@@ -253,8 +253,7 @@ fn dispatch(
             Accepted::No
         }
         Answer::Later(call) => {
-            let outbox = outbox.clone();
-            calls.spawn(async move { outbox.send(call.frame().await) });
+            calls.spawn(call.run());
             Accepted::Yes
         }
     }

@@ -383,10 +383,33 @@ async fn nothing_is_begun_for_a_connection_that_has_gone() {
         key: "k".to_owned(),
         timeout_ms: 1000,
     };
-    let make = || -> Result<_, Refused> { panic!("it was begun") };
-    let told = it.hub().invoke_once(&caller, &request, make).await;
-    let refused = told.answer.as_ref().unwrap_err();
+    let refused = it.hub().enter(&caller, request).err();
+    assert_eq!(refused, Some(Refused::Cancelled { sent: false }));
+    assert_eq!(it.hub().unanswered(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_is_given_up_before_it_began_leaves_its_key_free() {
+    let it = house(&["operator.admin"]);
+    let caller = it.operator(&["operator.admin"]).await;
+    let request = once::Request {
+        node: it.device(),
+        command: "system.which".to_owned(),
+        params_sha256: Digest::of(b""),
+        key: "k".to_owned(),
+        timeout_ms: 1000,
+    };
+    let first = it.hub().enter(&caller, request.clone()).ok().unwrap();
+    let mut second = it.hub().enter(&caller, request.clone()).ok().unwrap();
+    drop(first);
+    assert_eq!(it.hub().unanswered(), 1);
+    let joined = second.told(|| panic!("it was begun")).await;
+    let refused = joined.answer.as_ref().unwrap_err();
     assert_eq!(*refused, Refused::Cancelled { sent: false });
+    let mut third = it.hub().enter(&caller, request).ok().unwrap();
+    let refused = third.told(|| Err(Refused::BadParams)).await;
+    assert_eq!(refused.answer.as_ref().unwrap_err(), &Refused::BadParams);
+    drop((second, third));
     assert_eq!(it.hub().unanswered(), 0);
 }
 

@@ -216,7 +216,11 @@ pub(super) fn node_policy(
     room.later(async move {
         let answer = control.hub.node_policy_file(&caller, &node, set).await;
         let answer = answer.map(|result| result.payload);
-        relayed(&caller, &id, answer.map_err(|refused| error_of(&refused)))
+        relayed(
+            &caller.outbox,
+            &id,
+            answer.map_err(|refused| error_of(&refused)),
+        )
     })
 }
 

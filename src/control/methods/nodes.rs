@@ -16,7 +16,7 @@ use super::params;
 use crate::agent::session_key::{AGENT_ID, SessionKey};
 use crate::audit::Digest;
 use crate::base::{DeviceId, limits};
-use crate::hub::{Caller, Invoke, Listener, NodeResult, ResultTaken, Timing, once};
+use crate::hub::{Caller, Invoke, Listener, NodeResult, Outbox, ResultTaken, Timing, once};
 use crate::machine;
 use crate::nodes::{Category, Dispatched, HostFacts, Refused, Report};
 use crate::rpc::types::node::{
@@ -228,12 +228,18 @@ pub(super) fn invoke(
             .timeout_ms
             .unwrap_or(limits::INVOKE_TIMEOUT_MS_DEFAULT),
     };
+    // Now, and not when the call gets its turn: what this caller asks next comes after it.
+    let mut place = match control.hub.enter(caller, asked.clone()) {
+        Ok(place) => place,
+        Err(refused) => return self::refused(&id, &error_of(&refused)),
+    };
     let (control, caller) = (Arc::clone(control), caller.clone());
-    room.later(async move {
-        let hub = &control.hub;
+    room.later_holding(async move {
         let make = || {
             let checked =
-                hub.checked_params(&asked.node, &asked.command, &caller, wanted.params)?;
+                control
+                    .hub
+                    .checked_params(&asked.node, &asked.command, &caller, wanted.params)?;
             Ok(Invoke {
                 node: asked.node.clone(),
                 command: asked.command.clone(),
@@ -249,7 +255,7 @@ pub(super) fn invoke(
                 listener: listener(&caller, &asked),
             })
         };
-        let told = hub.invoke_once(&caller, &asked, make).await;
+        let told = place.told(make).await;
         let result = |with_text: bool| {
             told.answer.as_ref().map(|result| NodeInvokeResult {
                 ok: true,
@@ -278,10 +284,11 @@ pub(super) fn invoke(
         };
         // The text is the payload once more, and left out where both would be too long.
         let whole = frame(&id, result(true).map_err(failed));
-        match whole.len() <= caller.outbox.room() {
+        let answer = match told.answer.is_err() || whole.len() <= caller.outbox.room() {
             true => whole,
-            false => relayed(&caller, &id, result(false).map_err(failed)),
-        }
+            false => relayed(&caller.outbox, &id, result(false).map_err(failed)),
+        };
+        (answer, place)
     })
 }
 
@@ -314,18 +321,26 @@ fn listener(caller: &Caller, asked: &once::Request) -> Option<Arc<Listener>> {
     })
 }
 
-/// A node's result as the caller's frame, or a refusal of one that would end the caller's session.
+/// A node's result as the caller's frame, or a refusal of one that would end the caller's session. A refusal is short
+/// and goes out as it is.
 pub(super) fn relayed(
-    caller: &Caller,
+    outbox: &Outbox,
     id: &str,
     result: Result<impl Serialize, ErrorShape>,
 ) -> String {
+    let is_result = result.is_ok();
     let frame = frame(id, result);
-    let (bytes, limit) = (frame.len(), caller.outbox.room());
-    if bytes <= limit {
+    let (bytes, limit) = (frame.len(), limits::MESSAGE_BYTES_MAX);
+    let refused = if !is_result {
         return frame;
-    }
-    encode::refusal(id, &error_of(&Refused::OversizedResult { bytes, limit }))
+    } else if bytes > limit {
+        Refused::OversizedResult { bytes, limit }
+    } else if bytes > outbox.room() {
+        Refused::CallerBehind
+    } else {
+        return frame;
+    };
+    encode::refusal(id, &error_of(&refused))
 }
 
 /// A node's answer. What it claims is checked against the session that it came over.
@@ -545,6 +560,20 @@ fn node_id(caller: &Caller) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn w7_what_a_caller_is_refused_does_not_depend_on_what_it_has_not_read() {
+        let outbox = Outbox::default();
+        for _ in 0..3 {
+            outbox.send("x".repeat(limits::OUTBOX_RELAYED_BYTES_MAX / 3));
+        }
+        let answer =
+            |result: Result<&str, &Refused>| relayed(&outbox, "1", result.map_err(error_of));
+        let refused = answer(Err(&Refused::NotConnected));
+        assert!(refused.contains("NOT_CONNECTED"), "{refused}");
+        let behind = answer(Ok("small"));
+        assert!(behind.contains("has not read yet"), "{behind}");
+    }
 
     #[test]
     fn the_command_of_an_invoke_is_read_for_its_scope() {
