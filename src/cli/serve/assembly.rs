@@ -276,8 +276,6 @@ impl Gateway {
             while self.hub.unanswered() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            // Between its last count and its frame in the outbox lies a moment.
-            tokio::time::sleep(Duration::from_millis(5)).await;
         };
         let _ = tokio::time::timeout(limits::CLOSE_TIMEOUT, answered).await;
         self.hub.shut_down(reason);
