@@ -1,8 +1,8 @@
 //! Where the config and the state stand, and reading the file.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -104,7 +104,13 @@ pub(super) fn read(path: &Path) -> Result<Document, ConfigError> {
         path: path.to_owned(),
         why: error.to_string(),
     };
-    let file = match File::open(path) {
+    // A fifo in its place must not hang us before its kind is seen. Unlike private files it may be a symbolic link.
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblock)
+        .open(path);
+    let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Ok(Document {

@@ -392,6 +392,47 @@ fn k3_a_config_that_would_not_start_changes_nothing() {
 }
 
 #[test]
+fn a_fifo_in_place_of_the_config_holds_up_nothing() {
+    let good = in_mode("password", PASSWORD, "");
+    let gateway = Setup::default()
+        .config(&good)
+        .env("OPENCLAW_GATEWAY_PASSWORD", "")
+        .start();
+    let config = gateway.home().join("state/openclaw.json");
+    fs::remove_file(&config).unwrap();
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&config)
+            .status()
+            .unwrap()
+            .success()
+    );
+    hang_up(&gateway);
+    until(KEPT, || {
+        gateway.stderr().contains("it is not a regular file")
+    });
+    let output = gateway.cli(&["gateway", "run", "--port", "1"]);
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    reload(&gateway, &good, RELOADED);
+}
+
+#[test]
+fn a_reload_that_takes_long_does_not_hold_up_the_end() {
+    let mut gateway = Setup::default()
+        .config(&in_mode("password", PASSWORD, ""))
+        .env("OPENCLAW_GATEWAY_PASSWORD", "")
+        .start();
+    let began = gateway.home().join("began");
+    let slow = printed_by("touch $HOME/began; sleep 55");
+    write_private(&gateway.home().join("state/openclaw.json"), &slow);
+    hang_up(&gateway);
+    until("the program runs", || began.exists());
+    let stopped = Instant::now();
+    assert!(gateway.terminate().success());
+    assert!(stopped.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
 fn secrets_audit_shows_where_each_secret_stands_and_never_its_value() {
     let gateway = with_file();
     let rows = |gateway: &Gateway| {

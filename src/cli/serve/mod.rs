@@ -30,6 +30,8 @@ use crate::nodes::CommandPolicy;
 const EXEC_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How long one turn of the agent may take when the configuration names no time.
 const TURN_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long the end waits for work off the runtime, such as a program that is asked for a secret.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the Gateway until it is told to stop.
 pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
@@ -42,7 +44,7 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
     let settings = gateway_settings(settings, server)?;
     log_to_stderr(tracing::Level::INFO);
     let runtime = runtime()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
         // From here on a hang-up ends nothing.
         let mut hangup = signal(SignalKind::hangup())
@@ -74,7 +76,12 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
                 loop {
                     tokio::select! {
                         reason = &mut stop => break reason,
-                        _ = hangup.recv() => running.reload(&mut gateway).await,
+                        _ = hangup.recv() => {}
+                    }
+                    // It waits only before anything has changed, so a stop may cut it off.
+                    tokio::select! {
+                        reason = &mut stop => break reason,
+                        () = running.reload(&mut gateway) => {}
                     }
                 }
             }
@@ -86,7 +93,9 @@ pub fn run(settings: &Settings, flags: &ServerFlags) -> Result<(), Failure> {
         output::note(&format!("stopping: {reason}"));
         gateway.stop(reason).await;
         Ok(())
-    })
+    });
+    runtime.shutdown_timeout(END_TIMEOUT);
+    ended
 }
 
 /// Logs of this level (or of `OPENCLAW_LOG_LEVEL`) and above go to standard error, without colours, so that the peer's
