@@ -317,8 +317,14 @@ fn client(
     }
     match trusted_proxy::client(request, settings)? {
         Some(client) => Ok(Client::Ip(client)),
-        // Decision 6: a program on a host whose loopback is listed is admitted on its secret, but is never local.
-        None if evidence.is_none() && is_loopback(peer) => Ok(peer),
+        // Decision 6: a program on a host whose loopback is listed is admitted on its secret, but is never local. The
+        // proxy listener is for its proxy alone, which always names its client.
+        None if request.listener == ListenerClass::Main
+            && evidence.is_none()
+            && is_loopback(peer) =>
+        {
+            Ok(peer)
+        }
         // Serve always names its client; whoever does not is a local process, and whois will not vouch for it (T3).
         None if request.listener == ListenerClass::Serve => Ok(peer),
         None => Err(IngressRefusal::ClientMissing),

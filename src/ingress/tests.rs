@@ -428,7 +428,10 @@ fn p2_exposed_listeners_are_never_local() {
     assert!(!proxy.run().unwrap().is_direct_local());
     let mut bare = case();
     bare.listener = ListenerClass::Proxy;
-    assert!(!bare.run().unwrap().is_direct_local());
+    assert_eq!(bare.refused(), IngressRefusal::ClientMissing);
+    let mut listed = behind_proxy("127.0.0.1", &["127.0.0.1"]);
+    listed.listener = ListenerClass::Proxy;
+    assert_eq!(listed.refused(), IngressRefusal::ClientMissing);
     let mut stranger = case();
     stranger.listener = ListenerClass::Proxy;
     stranger.peer = tcp("10.0.0.5");

@@ -317,7 +317,11 @@ fn p2_the_proxy_listener_is_for_its_proxy_and_makes_nobody_local() {
     let gateway = Setup::default().config(&config).start();
     let forwarded = [("x-forwarded-for", "203.0.113.9")];
     is_nobody_local(&gateway, port, &forwarded);
-    is_nobody_local(&gateway, port, &[]);
+    assert_eq!(
+        refused(port, &[]).status,
+        403,
+        "a proxy that does not name its client"
+    );
     assert_eq!(
         detail(port, &forwarded, &nobody()),
         "DEVICE_IDENTITY_REQUIRED"
