@@ -17,6 +17,7 @@ use crate::auth::scope::{Scope, ScopeSet};
 pub use crate::exec::Mode as ExecMode;
 use crate::ingress::ProxyUserSettings;
 use crate::ingress::cidr::Cidr;
+use crate::ingress::trusted_proxy::FORWARDING_HEADERS;
 
 pub const PORT_DEFAULT: u16 = 18789;
 
@@ -296,7 +297,7 @@ fn gateway(reader: Reader<'_>, resolver: &Resolver, paths: &Paths) -> Result<Gat
                 .map(str::to_owned),
             over_ssh: over_ssh.unwrap_or(false),
         },
-        trusted_proxies: reader.cidrs("gateway.trustedProxies")?,
+        trusted_proxies: trusted_proxies(reader)?,
         allow_real_ip_fallback: reader.flag("gateway.allowRealIpFallback")?.unwrap_or(false),
         allow_plaintext_from: reader.cidrs("gateway.allowPlaintextFrom")?,
         public_hosts: reader.texts("gateway.publicHosts")?.unwrap_or_default(),
@@ -346,17 +347,85 @@ fn auth_mode(reader: Reader<'_>) -> Result<Option<AuthMode>, ConfigError> {
     reader.one_of("gateway.auth.mode", AUTH_MODES)
 }
 
+/// With every address trusted, everybody is a proxy and says who they are.
+fn trusted_proxies(reader: Reader<'_>) -> Result<Vec<Cidr>, ConfigError> {
+    const SETTING: &str = "gateway.trustedProxies";
+    let ranges = reader.cidrs(SETTING)?;
+    match ranges.iter().find(|range| range.is_everything()) {
+        Some(all) => Err(ConfigError::BadValue {
+            setting: SETTING.to_owned(),
+            got: format!("a list that holds {all}, which is every address"),
+            want: "exactly the proxy's address, such as 10.0.0.5, or its own small range"
+                .to_owned(),
+        }),
+        None => Ok(ranges),
+    }
+}
+
+/// Headers that say other things than who the user is; clients send most of them, and proxies pass them on.
+const NOT_A_USER: &[&str] = &[
+    "accept",
+    "authorization",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "origin",
+    "referer",
+    "user-agent",
+    "x-openclaw-scopes",
+    "x-forwarded",
+    "x-forwarded-by",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-protocol",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-forwarded-uri",
+    // Hop-by-hop (RFC 9110 §7.6.1).
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Whether a proxy that is set up for it can name its user in this header, and nobody else means anything by it.
+fn names_a_user(header: &str) -> bool {
+    !(NOT_A_USER.contains(&header)
+        || FORWARDING_HEADERS.contains(&header)
+        || header.starts_with("sec-")
+        || header.starts_with("tailscale-"))
+}
+
 /// Header names become lower case, in which ingress compares them.
 fn trusted_proxy(reader: Reader<'_>) -> Result<ProxyUserSettings, ConfigError> {
     const USER: &str = "gateway.auth.trustedProxy.userHeader";
     const REQUIRED: &str = "gateway.auth.trustedProxy.requiredHeaders";
     let user = reader.text(USER)?;
     let required = reader.texts(REQUIRED)?.unwrap_or_default();
+    let user_header = user
+        .map(|name| reader::header_name(USER, name))
+        .transpose()?
+        .unwrap_or_default();
+    if !names_a_user(&user_header) {
+        return Err(ConfigError::BadValue {
+            setting: USER.to_owned(),
+            got: format!("\"{user_header}\", which says something else than who the user is"),
+            want: "a header that only the proxy sets, to the user it has signed in, such as x-forwarded-user".to_owned(),
+        });
+    }
     Ok(ProxyUserSettings {
-        user_header: user
-            .map(|name| reader::header_name(USER, name))
-            .transpose()?
-            .unwrap_or_default(),
+        user_header,
         required_headers: required
             .iter()
             .map(|name| reader::header_name(REQUIRED, name))

@@ -28,55 +28,69 @@ const FILE_BYTES_MOST: u64 = 20 * 1024 * 1024;
 /// The provider that needs no entry.
 const DEFAULT_PROVIDER: &str = "default";
 
-/// Words that stand in examples, or that a program wrote where it had nothing to write.
+/// Words that stand in examples, that everybody tries first, or that a program wrote where it had nothing to write. In
+/// lower case and with `-` for `_`; digits and marks behind them change nothing.
 const WELL_KNOWN: &[&str] = &[
     "undefined",
-    "null",
-    "none",
-    "nil",
-    "nan",
-    "true",
-    "false",
-    "[object object]",
-    "admin",
-    "root",
-    "test",
+    "placeholder",
     "example",
-    "demo",
     "default",
+    "administrator",
+    "admin",
     "secret",
+    "supersecret",
+    "my-secret",
     "token",
+    "secrettoken",
+    "my-token",
+    "long-random-token",
+    "long-random-password",
+    "long-random-secret",
+    "long-random-value",
     "password",
     "passw0rd",
+    "p@ssw0rd",
+    "p@ssword",
+    "my-password",
+    "passwort",
+    "qwerty",
+    "qwertyuiop",
+    "qwertz",
+    "qwertzuiop",
+    "1q2w3e4r",
+    "1q2w3e4r5t",
+    "asdfghjkl",
+    "iloveyou",
     "letmein",
+    "welcome",
+    "sunshine",
+    "princess",
+    "trustno",
     "openclaw",
     "portcullis",
     "gateway",
-    "changeme",
-    "change-me",
-    "change_me",
-    "replaceme",
-    "replace-me",
-    "replace_me",
-    "placeholder",
-    "todo",
-    "your-token",
-    "your-password",
-    "your-secret",
-    "your_token",
-    "your_password",
-    "your-token-here",
-    "your-password-here",
-    "your-gateway-token",
-    "my-token",
-    "my-password",
-    "long-random-token",
-    "long-random-password",
-    "__openclaw_redacted__",
-    "12345678",
-    "123456",
-    "1234",
+    "gateway-token",
+    "gateway-password",
+    "openclaw-gateway-token",
+    "openclaw-gateway-password",
+    "--openclaw-redacted--",
+    "[object object]",
 ];
+
+/// How texts begin that say what should stand in their place.
+const PLACEHOLDERS: &[&str] = &[
+    "your-",
+    "replace",
+    "change-me",
+    "changeme",
+    "change-this",
+    "insert-",
+    "enter-",
+    "put-",
+    "todo",
+];
+/// Fewer are guessed (NIST SP 800-63B §3.1.1.2 asks for as many at least).
+const SECRET_BYTES_MIN: usize = 8;
 
 /// Where a referenced secret stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -588,16 +602,41 @@ pub fn check_strength(setting: &str, secret: &Secret) -> Result<(), ConfigError>
     let Ok(text) = std::str::from_utf8(bytes) else {
         return Err(weak("is not UTF-8, so no client could send it"));
     };
-    let word = Zeroizing::new(text.trim().to_ascii_lowercase());
-    if WELL_KNOWN.contains(&word.as_str()) {
+    let text = text.trim();
+    if text.len() < SECRET_BYTES_MIN {
+        return Err(weak("has fewer than 8 bytes"));
+    }
+    let word = Zeroizing::new(text.to_ascii_lowercase().replace('_', "-"));
+    let wrapped = [
+        ("<", ">"),
+        ("${", "}"),
+        ("{{", "}}"),
+        ("$(", ")"),
+        ("%", "%"),
+    ]
+    .iter()
+    .any(|(open, close)| word.starts_with(open) && word.ends_with(close));
+    if wrapped
+        || shorthand(text).is_some()
+        || PLACEHOLDERS.iter().any(|start| word.starts_with(start))
+        || word.ends_with("-here")
+    {
+        return Err(weak("is a placeholder"));
+    }
+    let stem = word.trim_end_matches(|c: char| c.is_ascii_digit() || "!.?-".contains(c));
+    if WELL_KNOWN.contains(&stem) || WELL_KNOWN.contains(&word.as_str()) {
         return Err(weak("is a well-known word"));
     }
-    let placeholder = (word.starts_with('<') && word.ends_with('>'))
-        || word.starts_with("your-")
-        || word.starts_with("replace-with")
-        || (word.len() > 1 && word.bytes().all(|b| word.as_bytes().first() == Some(&b)));
-    if placeholder {
-        return Err(weak("is a placeholder"));
+    // Each byte follows the one before by the same step: aaaaaaaa, 12345678, 987654321, abcdefgh; 0 follows 9.
+    let steps = |step: u8| {
+        let follows = |pair: &[u8]| {
+            pair[0].wrapping_add(step) == pair[1]
+                || (step == 1 && (pair[0], pair[1]) == (b'9', b'0'))
+        };
+        word.as_bytes().windows(2).all(follows)
+    };
+    if [0, 1, u8::MAX].into_iter().any(steps) {
+        return Err(weak("is a row of characters that everyone tries"));
     }
     Ok(())
 }

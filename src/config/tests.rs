@@ -145,6 +145,22 @@ fn well_known_and_placeholder_secrets_refuse_to_start() {
         "<token>",
         "aaaaaaaa",
         "your-own-secret",
+        "x",
+        "S3cret!",
+        "YOUR_TOKEN_HERE",
+        "replace_with_long_random",
+        "change-me-please",
+        "{{password}}",
+        "123456789",
+        "1234567890",
+        "password123",
+        "Password_123!",
+        "qwerty",
+        "qwertyuiop",
+        "abcdefgh",
+        "long_random_token",
+        "the-token-here",
+        "__OPENCLAW_REDACTED__",
     ] {
         let text = format!("{{gateway:{{auth:{{token:'{weak}'}}}}}}");
         let refusal = server(&[], &text).err().unwrap();
@@ -154,6 +170,44 @@ fn well_known_and_placeholder_secrets_refuse_to_start() {
             .err()
             .unwrap();
         assert!(from_env.to_string().contains("OPENCLAW_GATEWAY_TOKEN"));
+    }
+}
+
+/// What a shell or a template would have replaced arrives as it stands in the unit file or the manifest.
+#[test]
+fn a_reference_that_nobody_replaced_is_no_secret() {
+    for weak in [
+        "${GATEWAY_PASSWORD}",
+        "$GATEWAY_PASSWORD",
+        "$(cat /run/secret)",
+        "<password>",
+    ] {
+        let refusal = server(&[("OPENCLAW_GATEWAY_PASSWORD", weak)], "{}")
+            .err()
+            .unwrap();
+        assert!(matches!(refusal, ConfigError::WeakSecret { .. }), "{weak}");
+        let env = [("IT", weak)];
+        let config = "{gateway:{auth:{password:'${IT}'}}}";
+        let settings = settings_in(&Env::given(env), config).unwrap();
+        let input = &settings.gateway.auth.password;
+        let refusal = settings
+            .resolver
+            .resolve("gateway.auth.password", input)
+            .err();
+        assert!(
+            matches!(refusal, Some(ConfigError::WeakSecret { .. })),
+            "{weak}"
+        );
+    }
+    for good in [
+        "$ecret-of-nobody",
+        "9f86d081884c7d65",
+        "wrong mule charger paperclip",
+    ] {
+        assert!(
+            server(&[("OPENCLAW_GATEWAY_PASSWORD", good)], "{}").is_ok(),
+            "{good}"
+        );
     }
 }
 
@@ -327,7 +381,7 @@ fn t7_tailscale_identities_and_a_proxy_of_ones_own_exclude_each_other() {
         "127.0.0.1",
         "127.0.0.0/8",
         "::1",
-        "0.0.0.0/0",
+        "0.0.0.0/1",
         "::ffff:127.0.0.1",
     ] {
         let proxies = format!(",trustedProxies:['{range}']");
@@ -363,6 +417,68 @@ fn a4_baseline_a_is_the_only_start_without_a_secret() {
         ("auth:", "trustedProxies:['127.0.0.1'],auth:"),
     ] {
         refusal(&a.replace(part, instead));
+    }
+}
+
+#[test]
+fn p6_no_range_of_trusted_proxies_is_everybody() {
+    for (all, shown) in [
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+    ] {
+        let got = refusal(&format!("{PW},trustedProxies:['10.0.0.1','{all}']"));
+        assert!(
+            got.starts_with("gateway.trustedProxies is a list that holds"),
+            "{got}"
+        );
+        assert!(
+            got.contains(shown) && got.contains("exactly the proxy's address"),
+            "{got}"
+        );
+    }
+    accepted(&format!("{PW},trustedProxies:['10.0.0.0/8','fd00::/8']"));
+}
+
+#[test]
+fn p6_the_users_header_is_one_that_only_the_proxy_sets() {
+    let named = |header: &str| {
+        format!(
+            "auth:{{mode:'trusted-proxy',trustedProxy:{{userHeader:'{header}'}}}},trustedProxies:['10.0.0.1']"
+        )
+    };
+    for header in [
+        "Host",
+        "X-Forwarded-For",
+        "Forwarded",
+        "Via",
+        "X-Real-IP",
+        "Connection",
+        "TE",
+        "Upgrade",
+        "Authorization",
+        "Origin",
+        "Cookie",
+        "x-openclaw-scopes",
+        "Tailscale-User-Login",
+        "Sec-WebSocket-Key",
+        "user-agent",
+    ] {
+        let got = refusal(&named(header));
+        assert!(
+            got.starts_with("gateway.auth.trustedProxy.userHeader is"),
+            "{got}"
+        );
+        assert!(got.contains("x-forwarded-user"), "{got}");
+    }
+    for header in [
+        "X-Forwarded-User",
+        "x-forwarded-email",
+        "Remote-User",
+        "X-Auth-Request-Email",
+        "cf-access-authenticated-user-email",
+    ] {
+        accepted(&named(header));
     }
 }
 
@@ -596,8 +712,8 @@ fn references_to_the_environment_resolve_or_refuse() {
         good
     );
     assert_eq!(
-        resolved(&[], &token("'a$${B}c'")),
-        Ok(Some("a${B}c".to_owned()))
+        resolved(&[], &token("'of a$${B}c'")),
+        Ok(Some("of a${B}c".to_owned()))
     );
     assert_eq!(resolved(&[], &token("'   '")), Ok(None));
     for missing in [

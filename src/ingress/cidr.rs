@@ -92,6 +92,11 @@ impl Cidr {
         width_of(address) == width_of(self.network) && mask(address, self.prefix) == self.network
     }
 
+    /// Whether it leaves no address of its family out.
+    pub fn is_everything(&self) -> bool {
+        self.prefix == 0
+    }
+
     /// Whether any of the ranges holds the address.
     pub fn any_contains(ranges: &[Self], address: IpAddr) -> bool {
         ranges.iter().any(|range| range.contains(address))

@@ -11,7 +11,7 @@ use super::forwarded::{self, ForwardedError};
 use super::{IngressRefusal, ListenerClass, Peer, Request, Settings};
 
 /// Headers that proxies add. Any of them says that the peer may not be the client (P1).
-const FORWARDING_HEADERS: [&str; 13] = [
+pub const FORWARDING_HEADERS: [&str; 13] = [
     "forwarded",
     "x-real-ip",
     "via",
