@@ -1,7 +1,9 @@
 //! Any `connect` at any door: whoever is admitted has shown a credential that is right for that door, and holds no scope
-//! that the server's own record or setting does not give; the machine ends, and closes as the protocol says.
+//! that the server's own record or setting does not give; the machine ends, and closes as the protocol says. Whatever the
+//! verdict is, every wrong secret that was compared is named with its class, and none of a locked class was compared.
 //!
-//! A `"sign": n` in the parameters is replaced by device n's proof, because a fuzzer cannot guess a signature.
+//! A `"sign": n` in the parameters is replaced by device n's proof, because a fuzzer cannot guess a signature; the bits of
+//! a `"locked": n` say for which classes the limiter is locked.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -9,11 +11,11 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use portcullis::auth::admission::{
-    Admission, Admitted, Answer, AuthMethod, Enrolment, Fact, Grant, KnownDevice, Mode, Settings,
-    SharedSecret, SignInLink, Step, Verdict,
+    Admission, Admitted, Answer, AuthMethod, Enrolment, Fact, Failed, Grant, KnownDevice, Mode,
+    Settings, SharedSecret, SignInLink, Step, Verdict,
 };
 use portcullis::auth::device::{PublicKey, Signed, sign};
-use portcullis::auth::rate_limit::Limit;
+use portcullis::auth::rate_limit::{Class, Limit};
 use portcullis::auth::scope::{Role, ScopeSet};
 use portcullis::auth::secret_eq::{ConfiguredSecret, TokenDigest};
 use portcullis::auth::whois::Whois;
@@ -81,6 +83,9 @@ fuzz_target!(|input: &str| {
     let Ok(mut params) = serde_json::from_str::<Value>(text) else {
         return;
     };
+    let locked = params.as_object_mut().and_then(|it| it.remove("locked"));
+    let locked = locked.and_then(|it| it.as_u64()).unwrap_or(0);
+    let is_locked = |class: Class| locked >> (class as u32) & 1 == 1;
     let signer = prove(&mut params);
     let Ok(connect) = serde_json::from_str::<ConnectParams>(&params.to_string()) else {
         return;
@@ -94,14 +99,69 @@ fuzz_target!(|input: &str| {
         control_ui_build: None,
     };
     let mut it = Admission::new(settings, DOORS[door].clone(), connect, NONCE, NOW_MS);
+    let mut open = Vec::new();
     for _ in 0..10 {
         match it.step() {
-            Step::Need(fact) => it.answer(look_up(&fact)),
-            Step::Done(verdict) => return judge(*verdict, &params, signer, door),
+            Step::Need(Fact::Limit { class, .. }) => {
+                let retry_after = Duration::from_secs(1);
+                it.answer(Answer::Limit(if is_locked(class) {
+                    Limit::Locked { retry_after }
+                } else {
+                    open.push(class);
+                    let slow = Duration::ZERO;
+                    Limit::Open { slow }
+                }));
+            }
+            Step::Need(fact) => {
+                if let Fact::SignInLink(_) = fact {
+                    assert!(open.contains(&Class::SignInLink));
+                }
+                it.answer(look_up(&fact));
+            }
+            Step::Done(verdict, failed) => {
+                judge_failed(&verdict, &failed, &open, &params, signer);
+                return judge(*verdict, &params, signer, door);
+            }
         }
     }
     panic!("it never ends");
 });
+
+/// `open` are the classes of which the limiter allowed a comparison.
+fn judge_failed(
+    verdict: &Verdict,
+    failed: &Failed,
+    open: &[Class],
+    params: &Value,
+    signer: Option<u64>,
+) {
+    let auth = |field: &str| {
+        let text = params["auth"][field].as_str();
+        text.filter(|text| !text.as_bytes().trim_ascii().is_empty())
+    };
+    let operator = params["role"].as_str().unwrap_or("operator") == "operator";
+    let own = |text: Option<&str>| signer == Some(1) && operator && text == Some(TOKEN);
+    // A device's own token in `token` is no guess at the secret, if it could be recognised.
+    let recognised = |text: &&str| own(Some(*text)) && open.contains(&Class::DeviceToken);
+    let token = auth("token").filter(|text| !recognised(text));
+    let guesses = [token, auth("password")];
+    let knows = [auth("token"), auth("password")].contains(&Some(SECRET));
+    let by_token = own(auth("token")) || own(auth("deviceToken"));
+    let wrong = |class: Class| match class {
+        Class::SharedSecret => !knows && guesses.iter().any(Option::is_some),
+        Class::DeviceToken => signer == Some(1) && auth("deviceToken").is_some() && !by_token,
+        Class::SignInLink => !matches!(verdict, Verdict::Admit(_)),
+    };
+    for class in [Class::SharedSecret, Class::DeviceToken, Class::SignInLink] {
+        let named = failed.iter().filter(|(_, of)| *of == class).count();
+        let compared = open.contains(&class);
+        assert_eq!(
+            named,
+            usize::from(compared && wrong(class)),
+            "{class:?}: {failed:?}"
+        );
+    }
+}
 
 fn judge(verdict: Verdict, params: &Value, signer: Option<u64>, door: usize) {
     let it = match verdict {
@@ -164,9 +224,7 @@ fn ceiling(it: &Admitted, signer: Option<u64>, door: usize) -> ScopeSet {
 
 fn look_up(fact: &Fact) -> Answer {
     match fact {
-        Fact::Limit { .. } => Answer::Limit(Limit::Open {
-            slow: Duration::ZERO,
-        }),
+        Fact::Limit { .. } => unreachable!("answered before"),
         Fact::SharedSecret => {
             let secret = ConfiguredSecret::new(&Secret::new(SECRET)).expect("not blank");
             Answer::SharedSecret(SharedSecret::Ready(Arc::new(secret)))

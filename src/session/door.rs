@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::auth::admission::{
     self, Admission, AdmissionRefusal, Admitted, AdmittedRequest, Answer, ApprovedVia,
-    BearerAdmission, BearerStep, Enrolment, Fact, Pend, Refused, SharedSecret, Step, Verdict,
+    BearerAdmission, BearerStep, Enrolment, Fact, Failed, Pend, Refused, SharedSecret, Step,
+    Verdict,
 };
 use crate::auth::rate_limit::{Class, LimitKey, Limiter, LimiterSettings};
 use crate::auth::scope::Role;
@@ -71,7 +72,7 @@ pub struct TurnedAway {
     pub refusal: AdmissionRefusal,
     /// How long the answer is held back.
     pub late: Duration,
-    _waiting: Option<Waiting>,
+    _waiting: Vec<Waiting>,
 }
 
 /// Counts a held-back answer for as long as it is held back, also if its caller hangs up before: whoever does not wait
@@ -177,32 +178,37 @@ impl Door {
             machine::now_ms(),
         );
         let mut waited = false;
+        let mut waiting = Vec::new();
         let verdict = loop {
             match admission.step() {
                 Step::Need(fact) => {
                     let answer = self.look_up(hub, &rules, &mut standing, fact).await;
                     admission.answer(answer);
                 }
-                Step::Done(verdict) => match *verdict {
-                    Verdict::Admit(admitted) if !waited && !admitted.slow().is_zero() => {
-                        // Before anything takes effect: a caller who goes meanwhile has no token that never arrived.
-                        // What was found before may be gone after, so all of it is asked again.
-                        tokio::time::sleep(admitted.slow()).await;
-                        waited = true;
-                        admission.again(machine::now_ms());
+                Step::Done(verdict, failed) => {
+                    waiting.extend(self.count(failed, exempt));
+                    match *verdict {
+                        Verdict::Admit(admitted) if !waited && !admitted.slow().is_zero() => {
+                            // Before anything takes effect: a caller who goes meanwhile has no token that never arrived.
+                            // What was found before may be gone after, so all of it is asked again.
+                            tokio::time::sleep(admitted.slow()).await;
+                            waited = true;
+                            admission.again(machine::now_ms());
+                        }
+                        verdict => break verdict,
                     }
-                    verdict => break verdict,
-                },
+                }
             }
         };
         match verdict {
             Verdict::Admit(admitted) if !hub.spares(admitted.method(), standing) => {
-                Err(refuse(AdmissionRefusal::Starting))
+                Err(AdmissionRefusal::Starting)
             }
             Verdict::Admit(admitted) => self.enter(hub, admitted, standing),
-            Verdict::Pend(pend) => Err(refuse(file(hub, &pend, path))),
-            Verdict::Refuse(refused) => Err(self.turn_away(hub, refused, exempt)),
+            Verdict::Pend(pend) => Err(file(hub, &pend, path)),
+            Verdict::Refuse(refused) => Err(burn(hub, refused)),
         }
+        .map_err(|refusal| turn_away(refusal, waiting))
     }
 
     /// The same for one HTTP request and its bearer, by the rules that attributed it.
@@ -217,13 +223,13 @@ impl Door {
         let mut admission = BearerAdmission::new(rules.admission.clone(), attributed, bearer);
         // A request is over before anything could be withdrawn from it.
         let mut standing = Standing::default();
-        let verdict = loop {
+        let (verdict, waiting) = loop {
             match admission.step() {
                 BearerStep::Need(fact) => {
                     let answer = self.look_up(hub, rules, &mut standing, fact).await;
                     admission.answer(answer);
                 }
-                BearerStep::Done(verdict) => break *verdict,
+                BearerStep::Done(verdict, failed) => break (*verdict, self.count(failed, exempt)),
             }
         };
         if let Ok(admitted) = &verdict
@@ -231,7 +237,7 @@ impl Door {
         {
             self.limiter().success(key, *class);
         }
-        verdict.map_err(|refused| self.turn_away(hub, refused, exempt))
+        verdict.map_err(|refused| turn_away(burn(hub, refused), waiting))
     }
 
     async fn look_up(
@@ -267,7 +273,7 @@ impl Door {
         hub: &Hub,
         admitted: Admitted,
         standing: Standing,
-    ) -> Result<Entry, Box<TurnedAway>> {
+    ) -> Result<Entry, AdmissionRefusal> {
         if let Some((key, class)) = admitted.success() {
             self.limiter().success(key, *class);
         }
@@ -277,7 +283,7 @@ impl Door {
                     .unwrap_or(false)
             });
             if !spent {
-                return Err(refuse(AdmissionRefusal::SignInLinkInvalid));
+                return Err(AdmissionRefusal::SignInLinkInvalid);
             }
         }
         let mut newly_paired = false;
@@ -293,7 +299,7 @@ impl Door {
             };
             if let Err(denied) = hub.pair_device(device_facts(ask, String::new()), via, rule) {
                 log_fault("pairing", &denied);
-                return Err(refuse(AdmissionRefusal::PairingQueueFull));
+                return Err(AdmissionRefusal::PairingQueueFull);
             }
             newly_paired = true;
         }
@@ -302,7 +308,7 @@ impl Door {
                 Ok(issued) => issued,
                 Err(fault) => {
                     log_fault("issuing a device token", &Denied::Fault(fault));
-                    return Err(refuse(AdmissionRefusal::Starting));
+                    return Err(AdmissionRefusal::Starting);
                 }
             },
             _ => None,
@@ -315,25 +321,19 @@ impl Door {
         })
     }
 
-    fn turn_away(self: &Arc<Self>, hub: &Hub, refused: Refused, exempt: bool) -> Box<TurnedAway> {
-        if let Some(link) = &refused.burnt_link {
-            hub.burn_sign_in_link(link);
-        }
-        let Some((key, class)) = refused.failure else {
-            return refuse(refused.refusal);
+    /// Counts the wrong secrets of an attempt. Each waits until its answer is due, also if the caller is admitted by
+    /// another credential and answered at once.
+    fn count(self: &Arc<Self>, failed: Failed, exempt: bool) -> Vec<Waiting> {
+        let count = |(key, class)| {
+            let late = self.limiter().failure(Instant::now(), &key, class, exempt);
+            Waiting {
+                door: Arc::clone(self),
+                key,
+                class,
+                due: tokio::time::Instant::now() + late,
+            }
         };
-        let late = self.limiter().failure(Instant::now(), &key, class, exempt);
-        let waiting = Waiting {
-            door: Arc::clone(self),
-            key,
-            class,
-            due: tokio::time::Instant::now() + late,
-        };
-        Box::new(TurnedAway {
-            refusal: refused.refusal,
-            late,
-            _waiting: Some(waiting),
-        })
+        failed.into_iter().map(count).collect()
     }
 
     pub(super) fn limiter(&self) -> MutexGuard<'_, Limiter> {
@@ -342,12 +342,24 @@ impl Door {
     }
 }
 
-/// A refusal that is answered at once.
-fn refuse(refusal: AdmissionRefusal) -> Box<TurnedAway> {
+/// A misused sign-in link must never work again (B2).
+fn burn(hub: &Hub, refused: Refused) -> AdmissionRefusal {
+    if let Some(link) = &refused.burnt_link {
+        hub.burn_sign_in_link(link);
+    }
+    refused.refusal
+}
+
+/// A refusal is answered when the last of its wrong secrets is due, and at once if there are none.
+fn turn_away(refusal: AdmissionRefusal, waiting: Vec<Waiting>) -> Box<TurnedAway> {
+    let due = waiting.iter().map(|it| it.due).max();
+    let late = due.map_or(Duration::ZERO, |due| {
+        due.duration_since(tokio::time::Instant::now())
+    });
     Box::new(TurnedAway {
         refusal,
-        late: Duration::ZERO,
-        _waiting: None,
+        late,
+        _waiting: waiting,
     })
 }
 

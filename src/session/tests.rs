@@ -281,6 +281,37 @@ async fn k1_what_is_withdrawn_while_a_caller_waits_leaves_no_trace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn r8_a_guess_beside_a_right_device_token_waits_as_every_other() {
+    let it = house(&["operator.read"]);
+    let first = it.admit(it.connect(&["operator.read"], None)).await;
+    let token = first.ok().unwrap().issued.unwrap().token;
+    let began = tokio::time::Instant::now();
+    let guess = async |scope: &str| {
+        let mut guess = it.connect_as(Role::Operator, &[scope], Some(&token), NONCE);
+        guess["auth"]["password"] = json!("wrong");
+        let connect = serde_json::from_str(&guess.to_string()).unwrap();
+        it.admit(connect).await.map_err(|away| away.late)
+    };
+    for _ in 0..limits::LATE_ANSWERS_PER_CLIENT_MAX {
+        guess("operator.read").await.ok().unwrap();
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO, "its token was right");
+    // From here on no guess is compared, and the device comes in as before.
+    let secret = it.admit(it.connect(&["operator.read"], None)).await;
+    let refusal = secret.err().unwrap().refusal;
+    assert!(matches!(refusal, AdmissionRefusal::RateLimited { .. }));
+    assert_eq!(guess("operator.admin").await.err(), Some(Duration::ZERO));
+    guess("operator.read").await.ok().unwrap();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let late = guess("operator.admin").await.err();
+    assert_eq!(late, Some(Duration::from_secs(5)), "refused, and late");
+    it.admit(it.connect(&["operator.read"], None))
+        .await
+        .ok()
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn k1_what_a_device_held_before_it_was_removed_does_not_come_back() {
     let it = house(&["operator.pairing"]);
     let first = it.admit(it.connect(&["operator.pairing"], None));

@@ -284,6 +284,52 @@ fn r2_guesses_from_a_page_lock_it_out_and_no_program() {
     Peer::operator(&gateway);
 }
 
+/// What became of five connects from a page, and then of one with nothing but the right secret.
+fn guess_as_a_page(gateway: &Gateway, device: &Device, connect: &Connect) -> (Vec<String>, String) {
+    let origin = format!("http://127.0.0.1:{}", gateway.port());
+    let attempt = |connect: &Connect| {
+        let mut peer = Peer::open_with(gateway, &[("origin", origin.as_str())]).unwrap();
+        match peer.connect_as(connect, device) {
+            Ok(_) => "admitted".to_owned(),
+            Err(error) => error.detail().to_owned(),
+        }
+    };
+    let guesses = (0..5).map(|_| attempt(connect)).collect();
+    (guesses, attempt(&Connect::cli().scopes(&["operator.read"])))
+}
+
+#[test]
+fn r1_a_guess_at_the_secret_is_counted_beside_a_sign_in_link() {
+    let config = "{gateway: {auth: {rateLimit: {maxAttempts: 3}}}}";
+    let gateway = crate::support::Setup::default().config(config).start();
+    let auth = json!({"password": "wrong", "bootstrapToken": "x"});
+    let (guesses, right) =
+        guess_as_a_page(&gateway, &Device::new(), &Connect::cli().with("auth", auth));
+    assert_eq!(guesses[..3], ["AUTH_BOOTSTRAP_TOKEN_INVALID"; 3]);
+    assert_eq!(guesses[3..], ["AUTH_RATE_LIMITED"; 2]);
+    assert_eq!(right, "AUTH_RATE_LIMITED");
+}
+
+#[test]
+fn r1_a_paired_devices_guesses_at_the_secret_are_counted_and_it_stays_welcome() {
+    let config = "{gateway: {auth: {rateLimit: {maxAttempts: 3}}}}";
+    let gateway = crate::support::Setup::default().config(config).start();
+    let device = Device::new();
+    let read = Connect::cli().scopes(&["operator.read"]);
+    let (_peer, hello) = Peer::admitted(&gateway, &read, &device);
+    let token = hello["auth"]["deviceToken"].as_str().unwrap();
+    let auth = |secret: &str| json!({"token": secret, "deviceToken": token});
+    let (guesses, right) = guess_as_a_page(&gateway, &device, &read.with("auth", auth("stale")));
+    assert_eq!(guesses, ["admitted"; 5]);
+    assert_eq!(right, "AUTH_RATE_LIMITED");
+    // Of what it may not ask for it learns nothing more about the secret.
+    for secret in ["wrong", PASSWORD] {
+        let connect = Connect::cli().with("auth", auth(secret));
+        let (guesses, _) = guess_as_a_page(&gateway, &device, &connect);
+        assert_eq!(guesses, ["AUTH_SCOPE_MISMATCH"; 5]);
+    }
+}
+
 #[test]
 fn r1_missing_secrets_lock_nobody_out() {
     let config = "{gateway: {auth: {rateLimit: {maxAttempts: 2}}}}";

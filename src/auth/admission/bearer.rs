@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::facts::{Answer, Fact, Facts};
 use super::shared::{self, Check};
-use super::{AdmissionRefusal, AuthMethod, Mode, Refused, Settings, Stop};
+use super::{AdmissionRefusal, AuthMethod, Failed, Mode, Refused, Settings, Stop};
 use crate::auth::rate_limit::{Class, Limit, LimitKey};
 use crate::auth::scope::{Role, ScopeSet};
 use crate::auth::secret_eq::TokenDigest;
@@ -87,7 +87,7 @@ pub struct BearerAdmission {
 pub enum BearerStep {
     /// Look this up and `answer`.
     Need(Fact),
-    Done(Box<Result<AdmittedRequest, Refused>>),
+    Done(Box<Result<AdmittedRequest, Refused>>, Failed),
 }
 
 impl BearerAdmission {
@@ -103,7 +103,8 @@ impl BearerAdmission {
 
     /// The next fact that is needed, or the verdict.
     pub fn step(&mut self) -> BearerStep {
-        let verdict = match self.decide() {
+        let mut failed = Failed::new();
+        let verdict = match self.decide(&mut failed) {
             Ok(admitted) => Ok(admitted),
             Err(Stop::Refuse(refused)) => Err(refused),
             Err(Stop::Need(fact)) => {
@@ -111,7 +112,7 @@ impl BearerAdmission {
                 return BearerStep::Need(fact);
             }
         };
-        BearerStep::Done(Box::new(verdict))
+        BearerStep::Done(Box::new(verdict), failed)
     }
 
     /// Answers the fact that the last `step` asked for.
@@ -121,15 +122,15 @@ impl BearerAdmission {
         }
     }
 
-    fn decide(&self) -> Result<AdmittedRequest, Stop> {
-        let mut admitted = self.authenticate()?;
+    fn decide(&self, failed: &mut Failed) -> Result<AdmittedRequest, Stop> {
+        let mut admitted = self.authenticate(failed)?;
         if let Some(cap) = self.attributed.scopes_cap() {
             admitted.scopes = admitted.scopes.meet(ScopeSet::from_wire(cap));
         }
         Ok(admitted)
     }
 
-    fn authenticate(&self) -> Result<AdmittedRequest, Stop> {
+    fn authenticate(&self, failed: &mut Failed) -> Result<AdmittedRequest, Stop> {
         let attributed = &self.attributed;
         if attributed.listener() == ListenerClass::Admin {
             return Ok(self.admitted(AuthMethod::LocalUser, ScopeSet::all()));
@@ -149,8 +150,10 @@ impl BearerAdmission {
             (Mode::None, _) => Ok(self.admitted(AuthMethod::None, ScopeSet::NONE)),
             (Mode::TrustedProxy, None) => self.proxy_user(),
             // The proxy's users have no shared secret; for programs on this host a password may be configured.
-            (Mode::TrustedProxy, Some(secret)) => self.secret(secret, attributed.is_direct_local()),
-            (Mode::Token | Mode::Password, Some(secret)) => self.secret(secret, true),
+            (Mode::TrustedProxy, Some(secret)) => {
+                self.secret(secret, attributed.is_direct_local(), failed)
+            }
+            (Mode::Token | Mode::Password, Some(secret)) => self.secret(secret, true, failed),
             (Mode::Token | Mode::Password, None) => {
                 Err(shared::missing(&self.facts, shared::kind(self.settings.mode))?.into())
             }
@@ -171,17 +174,25 @@ impl BearerAdmission {
 
     /// The shared secret, then a device's token. Who guesses at either is counted by address; a lock-out does not keep a
     /// paired device out, whose token nobody guesses.
-    fn secret(&self, secret: &[u8], shared_counts: bool) -> Result<AdmittedRequest, Stop> {
+    fn secret(
+        &self,
+        secret: &[u8],
+        shared_counts: bool,
+        failed: &mut Failed,
+    ) -> Result<AdmittedRequest, Stop> {
         let kind = shared::kind(self.settings.mode);
         let client = LimitKey::from(self.attributed.client());
         let exempt = self.attributed.is_direct_local();
         let (class, check) = if shared_counts {
             let presented = [Some(secret), None];
-            let check = shared::check(&self.facts, kind, &client, exempt, presented)?;
+            let check = shared::check(&self.facts, kind, &client, exempt, presented, failed)?;
             (Class::SharedSecret, check)
         } else {
             let check = match self.facts.limit(&client, Class::DeviceToken, exempt)? {
-                Limit::Open { .. } => Check::Wrong,
+                Limit::Open { .. } => {
+                    failed.push((client.clone(), Class::DeviceToken));
+                    Check::Wrong
+                }
                 Limit::Locked { retry_after } => {
                     Check::Not(AdmissionRefusal::RateLimited { retry_after })
                 }
@@ -199,30 +210,23 @@ impl BearerAdmission {
             return Err(Fact::TokenHolder(TokenDigest::of(secret)).into());
         };
         if let Some(holder) = holder {
+            // A right one, so no guess at the other kind.
+            failed.clear();
             return Ok(AdmittedRequest {
                 role: holder.role,
                 device: Some(holder.device.clone()),
                 ..self.admitted(AuthMethod::DeviceToken, holder.scopes)
             });
         }
-        let (refusal, failure) = match check {
-            Check::Not(refusal) => (refusal, None),
-            Check::Wrong | Check::Right { .. } => {
-                let refusal = match class {
-                    Class::SharedSecret => AdmissionRefusal::SecretMismatch {
-                        kind,
-                        may_retry_with_device_token: false,
-                    },
-                    Class::DeviceToken | Class::SignInLink => AdmissionRefusal::DeviceTokenMismatch,
-                };
-                (refusal, Some((client, class)))
-            }
+        let refusal = match (check, class) {
+            (Check::Not(refusal), _) => refusal,
+            (_, Class::SharedSecret) => AdmissionRefusal::SecretMismatch {
+                kind,
+                may_retry_with_device_token: false,
+            },
+            (_, Class::DeviceToken | Class::SignInLink) => AdmissionRefusal::DeviceTokenMismatch,
         };
-        Err(Stop::Refuse(Refused {
-            refusal,
-            failure,
-            burnt_link: None,
-        }))
+        Err(refusal.into())
     }
 
     fn admitted(&self, method: AuthMethod, scopes: ScopeSet) -> AdmittedRequest {

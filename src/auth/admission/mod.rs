@@ -75,8 +75,13 @@ pub struct Settings {
 pub enum Step {
     /// Look this up and `answer`.
     Need(Fact),
-    Done(Box<Verdict>),
+    Done(Box<Verdict>, Failed),
 }
+
+/// The wrong secrets that an attempt compared, whatever its verdict is: whom each counts against, at most once per class.
+/// All of them go to `Limiter::failure`, also those of a caller who is admitted by another credential. A refusal that has
+/// some is late by what the limiter says; every other one is prompt (decision 15).
+pub type Failed = Vec<(LimitKey, Class)>;
 
 /// The end.
 pub enum Verdict {
@@ -90,18 +95,8 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Refused {
     pub refusal: AdmissionRefusal,
-    /// Wrong secrets to count with `Limiter::failure`; two in one attempt are one failure. When this is set the answer is
-    /// late by what the limiter says; every other refusal is prompt (decision 15).
-    pub failure: Option<(LimitKey, Class)>,
     /// A sign-in link that was misused, and so must never work again (B2).
     pub burnt_link: Option<TokenDigest>,
-}
-
-impl Refused {
-    /// Whether the answer waits for the limiter's delay.
-    pub fn is_late(&self) -> bool {
-        self.failure.is_some()
-    }
 }
 
 /// Why a device must wait for an operator.
@@ -400,7 +395,6 @@ impl From<AdmissionRefusal> for Refused {
     fn from(refusal: AdmissionRefusal) -> Self {
         Self {
             refusal,
-            failure: None,
             burnt_link: None,
         }
     }
@@ -441,7 +435,8 @@ impl Admission {
 
     /// The next fact that is needed, or the verdict.
     pub fn step(&mut self) -> Step {
-        let verdict = match self.decide() {
+        let mut failed = Failed::new();
+        let verdict = match self.decide(&mut failed) {
             Ok(verdict) => verdict,
             Err(Stop::Refuse(refused)) => Verdict::Refuse(refused),
             Err(Stop::Need(fact)) => {
@@ -449,7 +444,7 @@ impl Admission {
                 return Step::Need(fact);
             }
         };
-        Step::Done(Box::new(verdict))
+        Step::Done(Box::new(verdict), failed)
     }
 
     /// Begins anew, for what was found may be out of date.
@@ -465,15 +460,16 @@ impl Admission {
         }
     }
 
-    fn decide(&self) -> Result<Verdict, Stop> {
+    /// Whatever compares a secret adds a wrong one to `failed`, so that no way out can forget it.
+    fn decide(&self, failed: &mut Failed) -> Result<Verdict, Stop> {
         let opening = self.opening.clone()?;
-        let login = self.authenticate(&opening)?;
+        let login = self.authenticate(&opening, failed)?;
         self.pair(opening, login)
     }
 
     // Row 16 of DEVICE_AUTH.md: who is it?
 
-    fn authenticate(&self, opening: &Opening) -> Result<Login, Stop> {
+    fn authenticate(&self, opening: &Opening, failed: &mut Failed) -> Result<Login, Stop> {
         if self.attributed.listener() == ListenerClass::Admin {
             return Ok(Login::by(AuthMethod::LocalUser));
         }
@@ -483,9 +479,9 @@ impl Admission {
         }
         match self.settings.mode {
             Mode::None => self.authenticate_nobody(),
-            Mode::TrustedProxy => self.authenticate_behind_proxy(opening, &presented),
+            Mode::TrustedProxy => self.authenticate_behind_proxy(opening, &presented, failed),
             Mode::Token | Mode::Password if presented.any() => {
-                self.authenticate_secret(opening, &presented, true)
+                self.authenticate_secret(opening, &presented, true, failed)
             }
             Mode::Token | Mode::Password => self.authenticate_without_secret(),
         }
@@ -505,6 +501,7 @@ impl Admission {
         &self,
         opening: &Opening,
         presented: &Presented<'_>,
+        failed: &mut Failed,
     ) -> Result<Login, Stop> {
         let refusal = match self.attributed.proxy_user() {
             Some(Ok(user)) => {
@@ -519,7 +516,7 @@ impl Admission {
         let local = self.attributed.is_direct_local();
         let device_token = opening.proof.is_some() && presented.device_token.is_some();
         if device_token || (local && presented.any()) {
-            return self.authenticate_secret(opening, presented, local);
+            return self.authenticate_secret(opening, presented, local, failed);
         }
         Err(AdmissionRefusal::ProxyUser(refusal).into())
     }
@@ -543,12 +540,13 @@ impl Admission {
         Err(shared::missing(&self.facts, self.secret_kind())?.into())
     }
 
-    /// The shared secret, then the device's own token, then a sign-in link. A wrong one of each is one failure.
+    /// The shared secret, then the device's own token, then a sign-in link. A wrong one of each is a failure of its class.
     fn authenticate_secret(
         &self,
         opening: &Opening,
         presented: &Presented<'_>,
         shared_secret_counts: bool,
+        failed: &mut Failed,
     ) -> Result<Login, Stop> {
         let kind = self.secret_kind();
         let client = LimitKey::from(self.attributed.client());
@@ -563,6 +561,7 @@ impl Admission {
                 &client,
                 exempt,
                 [presented.token, presented.password],
+                failed,
             )? {
                 Check::Right { slow } => {
                     return Ok(Login {
@@ -582,40 +581,36 @@ impl Admission {
                 Check::Not(refusal) => refused = Some(refusal),
             }
         }
-        let mut failure = matches!(refused, Some(AdmissionRefusal::SecretMismatch { .. }))
-            .then(|| (client.clone(), Class::SharedSecret));
-
         if presented.device_token.is_some() || presented.token.is_some() {
-            match self.device_token(opening, presented)? {
+            match self.device_token(opening, presented, failed)? {
                 TokenCheck::Good(login) => return Ok(login),
-                TokenCheck::Wrong { counted } if presented.device_token.is_some() => {
+                TokenCheck::Wrong if presented.device_token.is_some() => {
                     let locked = matches!(refused, Some(AdmissionRefusal::RateLimited { .. }));
                     if !locked {
                         refused = Some(AdmissionRefusal::DeviceTokenMismatch);
                     }
-                    failure = failure.or(counted);
                 }
-                TokenCheck::Wrong { .. } => {}
+                TokenCheck::Wrong => {}
                 TokenCheck::Locked(refusal) => refused = Some(refusal),
             }
         }
         if let Some(link) = presented.link {
-            return self.sign_in_link(opening, link, client);
+            return self.sign_in_link(opening, link, client, failed);
         }
-        Err(Stop::Refuse(Refused {
-            refusal: refused.unwrap_or(AdmissionRefusal::SecretMissing(kind)),
-            failure,
-            burnt_link: None,
-        }))
+        let refusal = refused.unwrap_or(AdmissionRefusal::SecretMissing(kind));
+        Err(refusal.into())
     }
 
+    /// Official clients send a device's token in `token` too. What is none there is a guess at the shared secret only:
+    /// a device whose shared secret is stale must not lock its own token out.
     fn device_token(
         &self,
         opening: &Opening,
         presented: &Presented<'_>,
+        failed: &mut Failed,
     ) -> Result<TokenCheck, Stop> {
         let Some(proof) = &opening.proof else {
-            return Ok(TokenCheck::Wrong { counted: None });
+            return Ok(TokenCheck::Wrong);
         };
         let key = LimitKey::Device(proof.device.clone());
         if let Limit::Locked { retry_after } = self.limit(&key, Class::DeviceToken)? {
@@ -624,19 +619,23 @@ impl Admission {
             }));
         }
         let Some(known) = self.device(&proof.device)? else {
-            return Ok(TokenCheck::Wrong { counted: None });
+            return Ok(TokenCheck::Wrong);
         };
-        let counted = Some((key, Class::DeviceToken));
-        let Some((grant, digest)) = known
-            .grant(opening.role)
-            .and_then(|grant| Some((grant, grant.token.as_ref()?)))
-        else {
-            return Ok(TokenCheck::Wrong { counted });
+        let counted = (key, Class::DeviceToken);
+        let grant = known.grant(opening.role);
+        let matching = grant.and_then(|grant| {
+            let digest = grant.token.as_ref()?;
+            let own_field = digest.matches(presented.device_token);
+            let token_field = digest.matches(presented.token);
+            (own_field | token_field).then_some((grant, digest, token_field))
+        });
+        let Some((grant, digest, in_token_field)) = matching else {
+            failed.extend(presented.device_token.map(|_| counted));
+            return Ok(TokenCheck::Wrong);
         };
-        let own_field = digest.matches(presented.device_token);
-        let token_field = digest.matches(presented.token);
-        if !(own_field | token_field) {
-            return Ok(TokenCheck::Wrong { counted });
+        if in_token_field && presented.password.is_none() {
+            // So it was no guess at the shared secret.
+            failed.retain(|(_, class)| *class != Class::SharedSecret);
         }
         let carried = grant.scopes.meet(grant.token_scopes);
         if !carried.allows_all(opening.requested) {
@@ -644,7 +643,7 @@ impl Admission {
         }
         Ok(TokenCheck::Good(Login {
             token: Some(digest.clone()),
-            success: counted,
+            success: Some(counted),
             ..Login::by(AuthMethod::DeviceToken)
         }))
     }
@@ -655,6 +654,7 @@ impl Admission {
         opening: &Opening,
         token: &[u8],
         client: LimitKey,
+        failed: &mut Failed,
     ) -> Result<Login, Stop> {
         let slow = match self.limit(&client, Class::SignInLink)? {
             Limit::Open { slow } => slow,
@@ -682,11 +682,13 @@ impl Admission {
                 slow,
                 ..Login::by(AuthMethod::SignInLink)
             }),
-            None => Err(Stop::Refuse(Refused {
-                refusal: AdmissionRefusal::SignInLinkInvalid,
-                failure: Some((client, Class::SignInLink)),
-                burnt_link: live.map(|_| digest),
-            })),
+            None => {
+                failed.push((client, Class::SignInLink));
+                Err(Stop::Refuse(Refused {
+                    refusal: AdmissionRefusal::SignInLinkInvalid,
+                    burnt_link: live.map(|_| digest),
+                }))
+            }
         }
     }
 
@@ -908,7 +910,7 @@ impl SecretKind {
 
 enum TokenCheck {
     Good(Login),
-    Wrong { counted: Option<(LimitKey, Class)> },
+    Wrong,
     Locked(AdmissionRefusal),
 }
 

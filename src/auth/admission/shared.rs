@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::facts::{Fact, Facts, SharedSecret};
-use super::{AdmissionRefusal, Mode, SecretKind};
+use super::{AdmissionRefusal, Failed, Mode, SecretKind};
 use crate::auth::rate_limit::{Class, Limit, LimitKey};
 use crate::ingress::{Attributed, ListenerClass};
 
@@ -18,13 +18,14 @@ pub(super) enum Check {
     Not(AdmissionRefusal),
 }
 
-/// Compares what was presented, unless the client is locked out.
+/// Compares what was presented, unless the client is locked out. Two wrong ones are one failure.
 pub(super) fn check(
     facts: &Facts,
     kind: SecretKind,
     client: &LimitKey,
     exempt: bool,
     presented: [Option<&[u8]>; 2],
+    failed: &mut Failed,
 ) -> Result<Check, Fact> {
     let slow = match facts.limit(client, Class::SharedSecret, exempt)? {
         Limit::Open { slow } => slow,
@@ -38,7 +39,10 @@ pub(super) fn check(
             let [first, second] = presented.map(|candidate| secret.matches(candidate));
             match first | second {
                 true => Check::Right { slow },
-                false => Check::Wrong,
+                false => {
+                    failed.push((client.clone(), Class::SharedSecret));
+                    Check::Wrong
+                }
             }
         }
         SharedSecret::Starting => Check::Not(AdmissionRefusal::Starting),

@@ -34,6 +34,8 @@ struct World {
     now: Instant,
     /// The names of the facts that the last `connect` asked for.
     asked: Vec<&'static str>,
+    /// The wrong secrets of the last attempt.
+    failed: Failed,
 }
 
 fn tcp(address: &str) -> Peer {
@@ -69,6 +71,7 @@ fn world() -> World {
         limiter: Limiter::new(LimiterSettings::default()),
         now: Instant::now(),
         asked: vec![],
+        failed: vec![],
     }
 }
 
@@ -135,7 +138,10 @@ impl World {
         self.asked.clear();
         loop {
             match it.step() {
-                Step::Done(verdict) => return *verdict,
+                Step::Done(verdict, failed) => {
+                    self.failed = failed;
+                    return *verdict;
+                }
                 Step::Need(fact) => {
                     let (name, answer) = self.look_up(&fact);
                     assert!(self.asked.len() < 10, "asks for ever: {:?}", self.asked);
@@ -191,7 +197,10 @@ impl World {
         self.asked.clear();
         loop {
             match it.step() {
-                BearerStep::Done(verdict) => return *verdict,
+                BearerStep::Done(verdict, failed) => {
+                    self.failed = failed;
+                    return *verdict;
+                }
                 BearerStep::Need(fact) => {
                     let (name, answer) = self.look_up(&fact);
                     assert!(self.asked.len() < 10, "asks for ever: {:?}", self.asked);
@@ -229,6 +238,20 @@ impl World {
             Verdict::Admit(admitted) => panic!("admitted: {admitted:?}"),
             Verdict::Pend(pend) => panic!("pends: {pend:?}"),
         }
+    }
+
+    /// As the door counts it, and answers late.
+    fn count(&mut self) -> Duration {
+        let count = |(key, class): (LimitKey, Class)| {
+            let late = self.limiter.failure(self.now, &key, class, false);
+            self.limiter.answered(&key, class);
+            late
+        };
+        std::mem::take(&mut self.failed)
+            .into_iter()
+            .map(count)
+            .max()
+            .unwrap()
     }
 
     fn code(&mut self, params: &Value) -> &'static str {
@@ -656,7 +679,7 @@ fn a7_replayed_connect_is_nonce_mismatch() {
         Some("DEVICE_AUTH_NONCE_MISMATCH")
     );
     assert!(it.asked.is_empty(), "and cost no look-up");
-    assert!(!refused.is_late());
+    assert_eq!(it.failed, []);
 }
 
 #[test]
@@ -734,8 +757,9 @@ fn decision_2_either_field_carries_the_secret_in_both_modes() {
             assert_eq!(it.admitted(&cli(&[], auth)).method(), method);
         }
     }
-    let refused = world().refused(&cli(&[], json!({"token": "a", "password": "b"})));
-    assert!(refused.failure.is_some(), "two wrong ones are one failure");
+    let mut it = world();
+    it.refused(&cli(&[], json!({"token": "a", "password": "b"})));
+    assert_eq!(it.failed.len(), 1, "two wrong ones are one failure");
 }
 
 #[test]
@@ -1026,13 +1050,12 @@ fn n2_a_changed_platform_or_family_pends_even_locally() {
 fn r1_a_locked_client_is_not_compared_even_with_the_right_secret() {
     let mut it = remote();
     for _ in 0..10 {
-        let (key, class) = it.refused(&cli(&[], bad())).failure.unwrap();
-        let _ = it.limiter.failure(it.now, &key, class, false);
-        it.limiter.answered(&key, class);
+        it.refused(&cli(&[], bad()));
+        it.count();
     }
     let refused = it.refused(&cli(&[], good()));
     assert_eq!(it.asked, ["limit"]);
-    assert!(refused.failure.is_none() && !refused.is_late());
+    assert_eq!(it.failed, []);
     let error = refused.refusal.error().unwrap();
     assert_eq!(error.detail_code(), Some("AUTH_RATE_LIMITED"));
     assert_eq!(error.retryable, Some(true));
@@ -1046,13 +1069,116 @@ fn r1_a_locked_client_is_not_compared_even_with_the_right_secret() {
 }
 
 #[test]
+fn r1_every_wrong_secret_is_named_whatever_the_verdict() {
+    use Class::{DeviceToken as Device, SharedSecret as Shared, SignInLink as Link};
+    let world = || {
+        let mut it = link_world(link());
+        it.pair(&key(1), Role::Operator, &["operator.read"], Some("dt"));
+        it
+    };
+    let of = |it: &mut World, auth: &Value, scope: &str, family: &str| {
+        let mut params = cli(&[scope], auth.clone());
+        params["client"]["deviceFamily"] = family.into();
+        let verdict = match it.connect(&key(1).sign(params)) {
+            Verdict::Admit(admitted) => admitted.method().as_str(),
+            Verdict::Pend(_) => "pends",
+            Verdict::Refuse(refused) => refused.refusal.detail_code().unwrap(),
+        };
+        let classes: Vec<Class> = it.failed.iter().map(|(_, class)| *class).collect();
+        (verdict, classes)
+    };
+    let (read, admin) = ("operator.read", "operator.admin");
+    for (auth, scope, verdict, classes) in [
+        (
+            json!({"password": "no", "bootstrapToken": "x"}),
+            read,
+            "AUTH_BOOTSTRAP_TOKEN_INVALID",
+            &[Shared, Link][..],
+        ),
+        (
+            json!({"token": "no", "bootstrapToken": "link"}),
+            read,
+            "bootstrap-token",
+            &[Shared],
+        ),
+        (
+            json!({"token": "stale", "deviceToken": "dt"}),
+            read,
+            "device-token",
+            &[Shared],
+        ),
+        (
+            json!({"password": "no", "deviceToken": "dt"}),
+            admin,
+            "AUTH_SCOPE_MISMATCH",
+            &[Shared],
+        ),
+        (
+            json!({"token": "dt", "password": "no"}),
+            read,
+            "device-token",
+            &[Shared],
+        ),
+        // What stands in `token` is the device's own, and no guess.
+        (json!({"token": "dt"}), read, "device-token", &[]),
+        (json!({"token": "dt"}), admin, "AUTH_SCOPE_MISMATCH", &[]),
+        (
+            json!({"token": "no", "password": "no", "deviceToken": "no", "bootstrapToken": "x"}),
+            read,
+            "AUTH_BOOTSTRAP_TOKEN_INVALID",
+            &[Shared, Device, Link],
+        ),
+        // The first right one ends it; the others are not compared.
+        (
+            json!({"token": TOKEN, "deviceToken": "no", "bootstrapToken": "x"}),
+            read,
+            "token",
+            &[],
+        ),
+        (
+            json!({"deviceToken": "dt", "bootstrapToken": "x"}),
+            read,
+            "device-token",
+            &[],
+        ),
+    ] {
+        let got = of(&mut world(), &auth, scope, "Linux");
+        assert_eq!(got, (verdict, classes.to_vec()), "{auth}");
+    }
+    let stale = json!({"token": "stale", "deviceToken": "dt"});
+    assert_eq!(
+        of(&mut world(), &stale, read, "Other"),
+        ("pends", vec![Shared])
+    );
+    // A locked class is not compared, and neither is another one for it.
+    let mut it = world();
+    let client = LimitKey::from(it.attributed().client());
+    for class in [Link, Shared] {
+        it.failed = vec![(client.clone(), class); 10];
+        it.count();
+        let (code, classes) = of(
+            &mut it,
+            &json!({"password": "no", "bootstrapToken": "x"}),
+            read,
+            "Linux",
+        );
+        assert_eq!(code, "AUTH_RATE_LIMITED");
+        assert_eq!(classes, if class == Link { &[Shared][..] } else { &[] });
+        assert_eq!(it.asked.contains(&"secret"), class == Link);
+    }
+    assert_eq!(of(&mut it, &stale, read, "Linux"), ("device-token", vec![]));
+}
+
+#[test]
 fn r1_a_missing_secret_is_never_counted() {
     for params in [
         cli(&[], Value::Null),
         cli(&[], json!({"token": ""})),
         key(1).sign(cli(&[], Value::Null)),
     ] {
-        assert!(remote().refused(&params).failure.is_none());
+        let mut it = remote();
+        it.refused(&params);
+        assert_eq!(it.failed, []);
     }
 }
 
@@ -1076,20 +1202,18 @@ fn r2_a_browser_on_loopback_is_not_exempt() {
 
 #[test]
 fn r8_only_wrong_secrets_are_late() {
-    assert!(remote().refused(&cli(&[], bad())).is_late());
-    assert!(!remote().refused(&cli(&[], Value::Null)).is_late());
     let mut it = remote();
+    it.refused(&cli(&[], bad()));
+    assert!(!it.failed.is_empty());
+    it.refused(&cli(&[], Value::Null));
+    assert_eq!(it.failed, []);
     it.pair(&key(1), Role::Node, &[], Some("device-token"));
-    let refused = it.refused(&key(1).sign(node(json!({"deviceToken": "no"}))));
-    let (counted, class) = refused.failure.unwrap();
-    assert_eq!(class, Class::DeviceToken);
-    assert_eq!(counted, LimitKey::Device(key(1).public().device_id()));
+    it.refused(&key(1).sign(node(json!({"deviceToken": "no"}))));
+    let device = LimitKey::Device(key(1).public().device_id());
+    assert_eq!(it.failed, [(device, Class::DeviceToken)]);
     // A stranger with a key of its own counts against nobody.
-    assert!(
-        it.refused(&key(9).sign(node(json!({"deviceToken": "no"}))))
-            .failure
-            .is_none()
-    );
+    it.refused(&key(9).sign(node(json!({"deviceToken": "no"}))));
+    assert_eq!(it.failed, []);
 }
 
 #[test]
@@ -1153,12 +1277,10 @@ fn b1_an_expired_or_unknown_link_is_refused() {
         expires_at_ms: NOW_MS,
         ..link()
     };
-    let refused = link_world(expired).refused(&key(1).sign(page(&[])));
-    assert_eq!(
-        refused.refusal.detail_code(),
-        Some("AUTH_BOOTSTRAP_TOKEN_INVALID")
-    );
-    assert!(refused.is_late());
+    let mut expired = link_world(expired);
+    let code = expired.code(&key(1).sign(page(&[])));
+    assert_eq!(code, "AUTH_BOOTSTRAP_TOKEN_INVALID");
+    assert_eq!(expired.failed.len(), 1);
     let mut unknown = world().with(OWN_PAGE);
     assert_eq!(
         unknown.code(&key(1).sign(page(&[]))),
@@ -1476,11 +1598,13 @@ fn h2_a_request_needs_the_secret() {
         world().request_code(Some("Basic dDp0")),
         "AUTH_TOKEN_MISSING"
     );
-    let refused = world().request(BAD).unwrap_err();
+    let mut it = world();
+    let refused = it.request(BAD).unwrap_err();
     assert_eq!(refused.refusal.http_status(), 401);
-    assert!(refused.is_late());
     // Only a wrong secret is late, and only it is counted.
-    assert!(!world().request(None).unwrap_err().is_late());
+    assert_eq!(it.failed.len(), 1);
+    it.request(None).unwrap_err();
+    assert_eq!(it.failed, []);
     let mut it = world();
     it.settings.mode = Mode::Password;
     assert_eq!(it.request(GOOD).unwrap().method(), AuthMethod::Password);
@@ -1544,25 +1668,19 @@ fn r1_r8_http_and_websocket_share_one_series_of_failures() {
     let client = LimitKey::from(it.attributed().client());
     let mut delays = Vec::new();
     for attempt in 0..10 {
-        let refused = match attempt % 2 {
+        let _ = match attempt % 2 {
             0 => it.request(BAD).unwrap_err(),
             _ => it.refused(&cli(&[], bad())),
         };
-        let (counted, class) = refused.failure.unwrap();
-        assert_eq!((&counted, class), (&client, Class::SharedSecret));
-        delays.push(
-            it.limiter
-                .failure(it.now, &counted, class, false)
-                .as_millis(),
-        );
-        it.limiter.answered(&counted, class);
+        assert_eq!(it.failed, [(client.clone(), Class::SharedSecret)]);
+        delays.push(it.count().as_millis());
     }
     assert_eq!(delays[..7], [250, 500, 1000, 2000, 4000, 5000, 5000]);
     // Not even the right one is compared now, on either way in.
     assert_eq!(it.request_code(GOOD), "AUTH_RATE_LIMITED");
     assert!(!it.asked.contains(&"secret"), "{:?}", it.asked);
     let refused = it.request(GOOD).unwrap_err();
-    assert!(!refused.is_late() && refused.refusal.http_status() == 429);
+    assert!(it.failed.is_empty() && refused.refusal.http_status() == 429);
     assert!(
         refused
             .refusal
@@ -1575,7 +1693,8 @@ fn r1_r8_http_and_websocket_share_one_series_of_failures() {
     assert!(it.request(Some("Bearer dt")).is_ok());
     // Missing ones were never counted.
     for _ in 0..50 {
-        assert!(remote().request(None).unwrap_err().failure.is_none());
+        it.request(None).unwrap_err();
+        assert_eq!(it.failed, []);
     }
 }
 
@@ -1625,9 +1744,13 @@ fn s2_over_http_a_proxys_word_brings_no_scope() {
         "AUTH_IDENTITY_HEADER_REQUIRED"
     );
     // The shared secret is no second door, and a guess at a device token is counted.
-    let refused = proxied(&[("x-user", "alice")]).request(GOOD).unwrap_err();
+    let mut guess = proxied(&[("x-user", "alice")]);
+    let refused = guess.request(GOOD).unwrap_err();
     assert_eq!(refused.refusal, AdmissionRefusal::DeviceTokenMismatch);
-    assert!(matches!(refused.failure, Some((_, Class::DeviceToken))));
+    assert!(matches!(
+        guess.failed[..],
+        [(LimitKey::V4(_), Class::DeviceToken)]
+    ));
     assert!(
         proxied(&[("x-user", "alice")])
             .request(Some("Bearer dt"))
