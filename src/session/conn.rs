@@ -113,10 +113,14 @@ where
     let mut calls = JoinSet::new();
     let mut next_ping = Instant::now() + limits::PING_INTERVAL;
     let mut forbidden = Forbidden::default();
+    let mut backlog: Option<Backlog> = None;
+    // When a slow reader had read most of what waited.
+    let mut read_at = None;
     loop {
-        let silent_at = io.heard_at() + limits::SILENCE_TIMEOUT;
         // While a slow reader has this much to read, only its own frames are attended to, and its dismissal.
         if io.buffered_bytes() >= WRITE_AHEAD_BYTES {
+            let backlog = backlog.get_or_insert_with(Backlog::new);
+            let judged_at = backlog.judged_at(io.heard_at());
             tokio::select! {
                 event = io.receive_or_room(WRITE_AHEAD_BYTES) => match event {
                     Ok(Some(event)) => {
@@ -128,8 +132,8 @@ where
                     Err(error) => return format!("socket: {error}"),
                 },
                 farewell = reader.farewell() => return dismiss(io, &farewell),
-                () = sleep_until(silent_at) => {
-                    if is_silent(io) {
+                () = sleep_until(judged_at) => {
+                    if backlog.is_abandoned(io.heard_at(), io.buffered_bytes()) {
                         io.close(1001, "no sign of life");
                         return "no sign of life".to_owned();
                     }
@@ -137,6 +141,11 @@ where
             }
             continue;
         }
+        if backlog.take().is_some_and(|backlog| backlog.left.is_some()) {
+            read_at = Some(Instant::now());
+        }
+        let silent_at =
+            read_at.unwrap_or(io.heard_at()).max(io.heard_at()) + limits::SILENCE_TIMEOUT;
         tokio::select! {
             event = io.receive() => match event {
                 Ok(event) => {
@@ -155,7 +164,8 @@ where
                 Taken::Close(farewell) => return dismiss(io, &farewell),
             },
             () = sleep_until(next_ping.min(silent_at)) => {
-                if is_silent(io) {
+                // A pong is a sign of life, and so is part of a long message, which no event shows.
+                if silent_at.max(io.heard_at() + limits::SILENCE_TIMEOUT) <= Instant::now() {
                     io.close(1001, "no sign of life");
                     return "no sign of life".to_owned();
                 }
@@ -205,9 +215,48 @@ fn attend(
     Ok(())
 }
 
-/// Whether nothing came for too long. A pong is a sign of life, and so is part of a long message.
-fn is_silent<S: AsyncRead + AsyncWrite + Unpin>(io: &WsIo<S>) -> bool {
-    io.heard_at().elapsed() >= limits::SILENCE_TIMEOUT
+/// What waits for a slow reader, and whether it reads. It gets no ping meanwhile, for that would wait behind the rest; so
+/// that it takes what is written counts as a sign of life, if it takes `WRITE_AHEAD_BYTES` in the time that a silent peer
+/// has.
+struct Backlog {
+    begun_at: Instant,
+    /// What waited when this was last looked at; first when the system's buffers have taken what they take of anybody.
+    left: Option<usize>,
+    taken_at: Option<Instant>,
+}
+
+impl Backlog {
+    const SETTLED: Duration = Duration::from_secs(1);
+
+    fn new() -> Self {
+        Self {
+            begun_at: Instant::now(),
+            left: None,
+            taken_at: None,
+        }
+    }
+
+    fn judged_at(&self, heard_at: Instant) -> Instant {
+        match self.left {
+            None => self.begun_at + Self::SETTLED,
+            Some(_) => {
+                self.taken_at.map_or(heard_at, |at| at.max(heard_at)) + limits::SILENCE_TIMEOUT
+            }
+        }
+    }
+
+    fn is_abandoned(&mut self, heard_at: Instant, buffered: usize) -> bool {
+        if Instant::now() < self.judged_at(heard_at) {
+            return false;
+        }
+        let taken = self.left.map(|left| left.saturating_sub(buffered));
+        if taken.is_some_and(|taken| taken < WRITE_AHEAD_BYTES) {
+            return true;
+        }
+        self.taken_at = taken.map(|_| Instant::now());
+        self.left = Some(buffered);
+        false
+    }
 }
 
 /// What may wait inside the codec before the outbox is read again, in bytes.

@@ -1,14 +1,18 @@
 //! A whole Gateway without listeners, and callers at its door.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::time::Sleep;
 
 use super::door::{Entry, TurnedAway};
 use super::{Door, Rules};
@@ -190,6 +194,17 @@ impl House {
 impl House {
     /// A node's end of a session over a pipe that holds this many bytes.
     async fn node(&self, pipe_bytes: usize) -> WsIo<DuplexStream> {
+        self.node_behind(pipe_bytes, |pipe| pipe).await
+    }
+
+    async fn node_behind<S>(
+        &self,
+        pipe_bytes: usize,
+        wrap: impl FnOnce(DuplexStream) -> S,
+    ) -> WsIo<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let (ours, theirs) = duplex(pipe_bytes);
         let io = WsIo::server(ours, Bytes::new(), ws::Limits::new(1 << 20));
         let front = &self.parts.front;
@@ -198,7 +213,7 @@ impl House {
         let since = door.rules().since;
         let session = super::run(io, self.attributed(), since, door, control, place);
         tokio::spawn(session);
-        let mut node = WsIo::client(theirs, Bytes::new(), ws::Limits::new(1 << 20));
+        let mut node = WsIo::client(wrap(theirs), Bytes::new(), ws::Limits::new(1 << 20));
         let challenge = frame(&mut node).await;
         let nonce = challenge["payload"]["nonce"].as_str().unwrap();
         let params = self.connect_as(Role::Node, &[], None, nonce);
@@ -219,7 +234,7 @@ impl House {
     }
 }
 
-async fn frame(peer: &mut WsIo<DuplexStream>) -> Value {
+async fn frame<S: AsyncRead + AsyncWrite + Unpin>(peer: &mut WsIo<S>) -> Value {
     loop {
         match peer.receive().await.unwrap() {
             Event::Text(text) => return serde_json::from_str(&text).unwrap(),
@@ -251,6 +266,79 @@ async fn a_half_open_socket_is_gone_within_two_ticks_and_says_why() {
         assert_eq!(it.shown(), gone, "{broadcast_bytes}");
         assert_eq!(it.hub().session_counts(), (0, 0));
         drop(node);
+    }
+}
+
+/// A pipe out of which so much is read, and then nothing for so long.
+struct Slow {
+    pipe: DuplexStream,
+    bytes: usize,
+    pause: Duration,
+    rest: Pin<Box<Sleep>>,
+}
+
+impl AsyncRead for Slow {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.rest.as_mut().poll(cx));
+        let mut part = buf.take(self.bytes);
+        ready!(Pin::new(&mut self.pipe).poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        buf.advance(read);
+        if read == self.bytes {
+            let until = tokio::time::Instant::now() + self.pause;
+            self.rest.as_mut().reset(until);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Slow {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
+    }
+}
+
+/// A large frame over a slow line takes longer than a silent peer has.
+#[tokio::test(start_paused = true)]
+async fn w7_a_slow_reader_stays_while_it_reads() {
+    for (pause_s, stays) in [(2, true), (7, false)] {
+        let it = house(&["operator.admin"]);
+        let slow = |pipe| Slow {
+            pipe,
+            bytes: 16 * 1024,
+            pause: Duration::from_secs(pause_s),
+            rest: Box::pin(tokio::time::sleep(MOMENT)),
+        };
+        let mut node = it.node_behind(64 * 1024, slow).await;
+        it.hub()
+            .broadcast(Audience::Everyone, "tick", &"x".repeat(1_000_000));
+        let reading = async {
+            loop {
+                match node.receive().await {
+                    Ok(Event::Text(text)) => return text.len() > 1_000_000,
+                    Ok(Event::Close { .. }) | Err(_) => return false,
+                    Ok(_) => {}
+                }
+            }
+        };
+        assert_eq!(reading.await, stays);
+        assert_eq!(it.shown().0, stays);
     }
 }
 
