@@ -207,7 +207,7 @@ fn h4_no_tool_is_invoked_over_http() {
 fn r8_a_wrong_bearer_is_answered_ever_later_and_other_refusals_at_once() {
     let gateway = Gateway::start();
     // One series over HTTP and WebSocket.
-    for (late_ms, over_http) in [(250, true), (500, false), (1000, true)] {
+    for (late_ms, over_http) in [(250, true), (500, false), (1000, true), (2000, false)] {
         let asked = Instant::now();
         if over_http {
             let answer = get(&gateway, "/v1/models", &[&bearer("wrong")]);
@@ -235,7 +235,7 @@ fn r8_a_wrong_bearer_is_answered_ever_later_and_other_refusals_at_once() {
     );
     Peer::operator(&gateway);
     assert!(
-        asked.elapsed() < Duration::from_millis(2000),
+        asked.elapsed() < Duration::from_millis(4000),
         "{:?}",
         asked.elapsed()
     );

@@ -835,10 +835,8 @@ fn n11_events_of_nodes_are_bounded_and_speak_for_no_other_agent() {
     let error = other.peer.call("node.invoke.progress", &small).unwrap_err();
     assert_eq!(error.message(), "nodeId mismatch");
     // A flood is dropped, and the node goes on serving.
-    let refused = (0..1300)
-        .filter(|_| node.peer.call("node.event", &ours).is_err())
-        .count();
-    assert!((100..=110).contains(&refused), "{refused}");
+    let taken = (0..5000).position(|_| node.peer.call("node.event", &ours).is_err());
+    assert!(taken.is_some_and(|taken| taken > 1100), "{taken:?}");
     node.report(&request, "{}");
     operator.answer(&id).unwrap();
 }
