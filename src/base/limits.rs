@@ -79,6 +79,8 @@ pub const HTTP_DRAIN_BYTES_MAX: usize = 4 * MIB;
 pub const HTTP_LINGER: Duration = Duration::from_secs(2);
 /// What a request says of itself in a log line, in bytes before escaping.
 pub const HTTP_LOGGED_BYTES_MAX: usize = 200;
+/// Lines that the log gets within a second for refusals of one kind; more are counted. People read tens, not thousands.
+pub const REFUSALS_LOGGED_PER_SECOND: u32 = 10;
 
 // Nodes.
 

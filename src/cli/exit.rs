@@ -83,6 +83,9 @@ impl Failure {
                 shown(dispatched)
             );
         }
+        if let Some(decision) = of_invoke("decisionId") {
+            let _ = write!(code, ", decision {} in the gateway's log", shown(decision));
+        }
         let exit = match (error.code.as_ref(), detail) {
             (_, Some(detail)) if is_credential(detail) => Exit::Config,
             (code::UNAVAILABLE, _) if error.retryable == Some(true) => Exit::Temporary,

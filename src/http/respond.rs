@@ -64,8 +64,8 @@ pub(super) fn method_not_allowed(allow: &'static str) -> Answer {
     response
 }
 
-/// A refusal as `{"error":{"code","message","type"}}` under its own status. Only the public sentence goes out.
-pub(super) fn refusal(refusal: &dyn Refusal) -> Answer {
+/// A refusal as `{"error":{"code","message","type","decisionId"}}` under its own status. Only the public sentence goes out.
+pub(super) fn refusal(refusal: &dyn Refusal, decision: &str) -> Answer {
     let status = StatusCode::from_u16(refusal.http_status()).unwrap_or(StatusCode::FORBIDDEN);
     let kind = match status {
         StatusCode::UNAUTHORIZED => "unauthorized",
@@ -75,7 +75,9 @@ pub(super) fn refusal(refusal: &dyn Refusal) -> Answer {
         _ => "invalid_request",
     };
     let code = refusal.detail_code().unwrap_or_else(|| refusal.code());
-    let error = serde_json::json!({"code": code, "message": refusal.public(), "type": kind});
+    let error = serde_json::json!({
+        "code": code, "message": refusal.public(), "type": kind, "decisionId": decision,
+    });
     let mut response = json(status, &serde_json::json!({"error": error}));
     if status == StatusCode::UNAUTHORIZED {
         let scheme = HeaderValue::from_static("Bearer");

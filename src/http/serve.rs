@@ -1,16 +1,18 @@
 //! From an accepted socket to an answer or a session.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hyper::body::Incoming;
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, HeaderValue, STRICT_TRANSPORT_SECURITY, USER_AGENT,
+    AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, ORIGIN, STRICT_TRANSPORT_SECURITY,
+    USER_AGENT,
 };
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
+use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -28,7 +30,7 @@ use crate::ingress::{self, Attributed, Cidr, IngressRefusal, ListenerClass, Peer
 use crate::machine::OwnAddresses;
 use crate::net::WsIo;
 use crate::net::tls::ServerTls;
-use crate::session::{self, Door, PreauthGate, PreauthPermit, Rules};
+use crate::session::{self, Decision, Door, PreauthGate, PreauthPermit, Rules};
 use crate::ws;
 
 /// Everything that a connection may need.
@@ -91,7 +93,12 @@ impl Front {
         };
         if place.is_none() {
             // The caller drops the stream, which closes it: a client at its limit costs us nothing more.
-            tracing::warn!(peer = ?arrival.peer, "too many connections before authentication");
+            let Decision {
+                logged, left_out, ..
+            } = Decision::of("preauth_full");
+            if logged {
+                tracing::warn!(peer = ?arrival.peer, left_out, "too many connections before authentication");
+            }
         }
         place
     }
@@ -150,7 +157,12 @@ async fn accept_tcp(
                     shaken = tls.accept(stream) => match shaken {
                         Ok(stream) => serve(stream, arrival, place, front).await,
                         // Plain HTTP ends here, too: whoever asks for it gets no answer in the clear.
-                        Err(error) => tracing::info!(client = %address.ip(), %error, "no TLS handshake"),
+                        Err(error) => {
+                            let Decision { logged, left_out, .. } = Decision::of("no_tls");
+                            if logged {
+                                tracing::info!(client = %address.ip(), %error, left_out, "no TLS handshake");
+                            }
+                        }
                     },
                     () = eviction.happened() => tracing::debug!("a newer connection took the place of this one"),
                 }
@@ -198,6 +210,7 @@ where
         front,
         place: Mutex::new(Some(place)),
         head,
+        from: OnceLock::new(),
     });
     let service = service_fn(move |request: Request<Incoming>| {
         let exchange = Arc::clone(&exchange);
@@ -236,6 +249,8 @@ struct Exchange {
     front: Arc<Front>,
     place: Mutex<Option<PreauthPermit>>,
     head: Head,
+    /// The client and its way here, for the log, once they are known.
+    from: OnceLock<(String, String)>,
 }
 
 impl Exchange {
@@ -259,16 +274,25 @@ impl Exchange {
         let access = route.map(|route| route.access);
         let status_only = matches!(access, Some(Access::Health(_))) && bearer.is_none();
         let caller = if status_only {
-            None
+            // Probes come by whatever address they have, and say nothing else; but a Host that cannot be read is 400
+            // (RFC 9112 §3.2, which asks HTTP/1.0 for none).
+            let old = request.version() < Version::HTTP_11;
+            match self.attribute(&request, &front.door.rules()) {
+                Err(IngressRefusal::HostMissing) if old => None,
+                Err(refused) if refused.http_status() == 400 => {
+                    return self.refuse(&refused, &request);
+                }
+                _ => None,
+            }
         } else {
             // The same rules from here to the verdict (K3).
             let rules = front.door.rules();
-            let attributed = match attribute(&request, self.arrival, &self.front, &rules) {
+            let attributed = match self.attribute(&request, &rules) {
                 Ok(attributed) => attributed,
                 Err(refused) => return self.refuse(&refused, &request),
             };
             if !self.counts_as(&attributed) {
-                return too_many();
+                return self.refuse(&Crowded, &request);
             }
             match access {
                 Some(Access::Open) => None,
@@ -331,15 +355,15 @@ impl Exchange {
         // The order of refusals: form, then host, attribution and origin, then the protocol's own (decision 11).
         let accept = match upgrade::check(&request) {
             Ok(accept) => accept,
-            Err(error) => return upgrade::refusal_response(error),
+            Err(error) => return upgrade::explained(error, self.refuse(&error, &request)),
         };
         let rules = self.front.door.rules();
-        let attributed = match attribute(&request, self.arrival, &self.front, &rules) {
+        let attributed = match self.attribute(&request, &rules) {
             Ok(attributed) => attributed,
             Err(refused) => return self.refuse(&refused, &request),
         };
         if !self.counts_as(&attributed) {
-            return too_many();
+            return self.refuse(&Crowded, &request);
         }
         if request.uri().path() != "/" {
             return text(StatusCode::NOT_FOUND, "the Gateway protocol is served at /");
@@ -388,24 +412,51 @@ impl Exchange {
         place.take()
     }
 
-    /// Tells the log why and what would help, and the peer the public sentence. What the peer says of itself is cut, and
-    /// shown with every character visible (W8).
-    fn refuse<B>(&self, refused: &dyn Refusal, request: &Request<B>) -> Answer {
-        let cut = |bytes: &[u8]| {
-            let end = bytes.len().min(limits::HTTP_LOGGED_BYTES_MAX);
-            argv_text::visible(&String::from_utf8_lossy(&bytes[..end]))
+    fn attribute<B>(
+        &self,
+        request: &Request<B>,
+        rules: &Rules,
+    ) -> Result<Attributed, IngressRefusal> {
+        let attributed = attribute(request, self.arrival, &self.front, rules)?;
+        let from = || {
+            let client = session::address(attributed.client());
+            (client, session::path_of(&attributed))
         };
-        let agent = request.headers().get(USER_AGENT);
-        tracing::info!(
-            reason = refused.log_field(),
-            peer = ?self.arrival.peer,
-            method = %cut(request.method().as_str().as_bytes()),
-            path = %cut(request.uri().path().as_bytes()),
-            agent = %cut(agent.map_or(b"", |agent| agent.as_bytes())),
-            remedy = %refused.remedy(),
-            "request refused"
-        );
-        respond::refusal(refused)
+        self.from.get_or_init(from);
+        Ok(attributed)
+    }
+
+    /// Tells the log why and what would help, and the peer the public sentence; both name the same decision. What the
+    /// peer says of itself is cut, and shown with every character visible (W8).
+    fn refuse<B>(&self, refused: &dyn Refusal, request: &Request<B>) -> Answer {
+        let decision = Decision::of(refused.log_field());
+        if decision.logged {
+            let cut = |bytes: &[u8]| {
+                let end = bytes.len().min(limits::HTTP_LOGGED_BYTES_MAX);
+                argv_text::visible(&String::from_utf8_lossy(&bytes[..end]))
+            };
+            let header = |name: HeaderName| {
+                let value = request.headers().get(name);
+                value.map(|value| tracing::field::display(cut(value.as_bytes())))
+            };
+            let from = self.from.get();
+            tracing::info!(
+                decision = %decision.id,
+                reason = refused.log_field(),
+                client = from.map(|(client, _)| client),
+                via = from.map(|(_, via)| via),
+                peer = ?self.arrival.peer,
+                method = %cut(request.method().as_str().as_bytes()),
+                path = %cut(request.uri().path().as_bytes()),
+                host = header(HOST),
+                origin = header(ORIGIN),
+                agent = header(USER_AGENT),
+                left_out = decision.left_out,
+                remedy = %refused.remedy(),
+                "request refused"
+            );
+        }
+        respond::refusal(refused, &decision.id)
     }
 }
 
@@ -446,9 +497,26 @@ fn attribute<B>(
 }
 
 /// A client at its limit behind a proxy: closing without a word would look like the proxy's fault.
-fn too_many() -> Answer {
-    text(
-        StatusCode::TOO_MANY_REQUESTS,
-        "too many connections before authentication",
-    )
+struct Crowded;
+
+impl Refusal for Crowded {
+    fn code(&self) -> &'static str {
+        "rate_limited"
+    }
+
+    fn http_status(&self) -> u16 {
+        429
+    }
+
+    fn log_field(&self) -> &'static str {
+        "preauth_client_full"
+    }
+
+    fn public(&self) -> Cow<'static, str> {
+        "too many connections before authentication".into()
+    }
+
+    fn remedy(&self) -> Cow<'static, str> {
+        "this client opens connections and does not say who it is; they end by themselves within seconds".into()
+    }
 }

@@ -5,6 +5,7 @@
 //! with the bytes that arrived early. Attacker controls: the whole request. Bounds: `limits::HTTP_HEAD_BYTES_MAX`,
 //! `HTTP_HEADERS_MAX`, `HANDSHAKE_TIMEOUT`. Errors: `ws::handshake::RequestError`, and [`TakeBackError`] for our own.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::base::limits;
+use crate::base::{Refusal, limits};
 use crate::ws::handshake::{self, Accept, RequestError, RequestLine};
 
 /// hyper's HTTP/1 server with every bound set, since it calls its defaults unstable.
@@ -59,6 +60,41 @@ pub fn refusal_response<B: Default>(error: RequestError) -> Response<B> {
     response(status, error.headers())
 }
 
+/// The header lines that a refusal must have, on the answer that explains it.
+pub fn explained<B>(error: RequestError, answer: Response<B>) -> Response<B> {
+    with_lines(answer, error.headers())
+}
+
+impl Refusal for RequestError {
+    fn code(&self) -> &'static str {
+        "invalid_request"
+    }
+
+    fn http_status(&self) -> u16 {
+        Self::http_status(*self)
+    }
+
+    fn log_field(&self) -> &'static str {
+        match self {
+            Self::MethodNotGet => "upgrade_method",
+            Self::VersionNotHttp11 => "upgrade_http_version",
+            Self::UpgradeMissing | Self::ConnectionMissing => "upgrade_header_missing",
+            Self::VersionUnsupported => "upgrade_version",
+            Self::KeyMissing | Self::KeyInvalid => "upgrade_key",
+            Self::Duplicate(_) => "upgrade_header_repeated",
+            Self::BodyAnnounced => "upgrade_body",
+        }
+    }
+
+    fn public(&self) -> Cow<'static, str> {
+        self.to_string().into()
+    }
+
+    fn remedy(&self) -> Cow<'static, str> {
+        "the client must send the handshake of RFC 6455 §4.1, and a proxy pass its Upgrade and Connection headers on".into()
+    }
+}
+
 /// hyper did not hold the stream that it was given. Never seen; told apart from a panic all the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TakeBackError;
@@ -92,6 +128,10 @@ fn pairs<B>(request: &Request<B>) -> impl Iterator<Item = (&str, &[u8])> {
 fn response<B: Default>(status: StatusCode, headers: &[(&'static str, &str)]) -> Response<B> {
     let mut response = Response::new(B::default());
     *response.status_mut() = status;
+    with_lines(response, headers)
+}
+
+fn with_lines<B>(mut response: Response<B>, headers: &[(&'static str, &str)]) -> Response<B> {
     for (name, value) in headers {
         if let Ok(value) = HeaderValue::from_str(value) {
             response

@@ -7,7 +7,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::door::Door;
+use super::decision::Decision;
+use super::door::{Door, address, path_of};
 use super::handshake::{self, Ended, malformed};
 use super::preauth::PreauthPermit;
 use crate::auth::permission::Forbidden;
@@ -37,6 +38,7 @@ pub async fn run<S>(
     let id = ConnId::from_random(machine::random());
     let deadline = Instant::now() + limits::HANDSHAKE_TIMEOUT;
     let mut evicted = false;
+    let (client, via) = (address(attributed.client()), path_of(&attributed));
     let handshake = async {
         tokio::select! {
             () = place.evicted() => {
@@ -70,7 +72,13 @@ pub async fn run<S>(
                 io.queue_text(frame.as_bytes());
             }
             io.close(ended.code, &ended.reason);
-            tracing::info!(conn = %id, code = ended.code, reason = %ended.reason, "connect refused");
+            if !ended.logged {
+                let decision = Decision::of("handshake");
+                if decision.logged {
+                    let left_out = decision.left_out;
+                    tracing::info!(conn = %id, code = ended.code, reason = %ended.reason, %client, %via, left_out, "connect refused");
+                }
+            }
             if evicted {
                 // Its place is another's already: what the socket takes at once is all that it hears.
                 let _ = tokio::time::timeout(Duration::ZERO, io.flush()).await;

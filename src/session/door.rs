@@ -400,7 +400,7 @@ fn device_facts(ask: &admission::Ask, path: String) -> DeviceFacts {
 }
 
 /// The transport path as the pairing queue, `nodes describe` and the audit log name it (decision 26).
-pub(super) fn path_of(attributed: &Attributed) -> String {
+pub(crate) fn path_of(attributed: &Attributed) -> String {
     let peer = attributed.peer().ip();
     let funnel = attributed.tailscale().is_some_and(|claim| claim.funnel);
     let name = match (attributed.listener(), attributed.client()) {
@@ -420,7 +420,7 @@ pub(super) fn path_of(attributed: &Attributed) -> String {
 }
 
 /// A client's address for the record.
-pub(super) fn address(client: Client) -> String {
+pub(crate) fn address(client: Client) -> String {
     match client {
         Client::Ip(ip) => ip.to_string(),
         Client::Local => "local".to_owned(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::decision::Decision;
 use super::door::{Door, address, path_of};
 use crate::audit::Actor;
 use crate::auth::scope::Role;
@@ -25,6 +26,8 @@ pub(super) struct Ended {
     pub frame: Option<String>,
     pub code: u16,
     pub reason: String,
+    /// The log has said it already.
+    pub logged: bool,
 }
 
 impl Ended {
@@ -33,6 +36,7 @@ impl Ended {
             frame: None,
             code,
             reason: reason.to_owned(),
+            logged: false,
         }
     }
 
@@ -42,6 +46,7 @@ impl Ended {
             frame: Some(encode::refusal(id, error)),
             code,
             reason,
+            logged: false,
         }
     }
 }
@@ -101,18 +106,31 @@ where
     let entry = match admission {
         Ok(entry) => entry,
         Err(away) => {
-            tracing::info!(conn = %id, reason = away.refusal.log_field(), remedy = %away.refusal.remedy(), "connect refused");
+            let decision = Decision::of(away.refusal.log_field());
+            if decision.logged {
+                tracing::info!(
+                    conn = %id,
+                    decision = %decision.id,
+                    reason = away.refusal.log_field(),
+                    client = %address(attributed.client()),
+                    via = %path,
+                    left_out = decision.left_out,
+                    remedy = %away.refusal.remedy(),
+                    "connect refused"
+                );
+            }
             // Only this socket waits; others are not held up.
             tokio::time::sleep(away.late).await;
             let (code, reason) = away.refusal.close();
             let frame = away
                 .refusal
                 .error()
-                .map(|error| encode::refusal(&request_id, &error));
+                .map(|error| encode::refusal(&request_id, &numbered(error, decision.id)));
             return Err(Ended {
                 frame,
                 code,
                 reason,
+                logged: true,
             });
         }
     };
@@ -156,6 +174,15 @@ where
         outbox,
         reader,
     })
+}
+
+/// The error with the number under which the log has the rest.
+fn numbered(mut error: ErrorShape, decision: String) -> ErrorShape {
+    let details = error.details.get_or_insert_with(|| serde_json::json!({}));
+    if let Some(details) = details.as_object_mut() {
+        details.insert("decisionId".to_owned(), decision.into());
+    }
+    error
 }
 
 /// The first text message; control frames before it are the codec's business.
@@ -202,6 +229,7 @@ fn not_a_request(error: &EnvelopeError) -> Ended {
                 frame: Some(frame),
                 code: 1008,
                 reason: "invalid request frame".to_owned(),
+                logged: false,
             }
         }
         EnvelopeError::NotAFrame { .. } => Ended::quietly(1008, "invalid request frame"),

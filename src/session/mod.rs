@@ -6,6 +6,7 @@
 //! Errors: each ends the session with a close code that says why (RFC 6455 §7.4).
 
 mod conn;
+mod decision;
 mod door;
 mod handshake;
 mod preauth;
@@ -13,5 +14,7 @@ mod preauth;
 mod tests;
 
 pub use conn::run;
+pub(crate) use decision::Decision;
 pub use door::{Door, Rules, SecretSource, WhoisSource};
+pub(crate) use door::{address, path_of};
 pub use preauth::{Eviction, PreauthGate, PreauthPermit};

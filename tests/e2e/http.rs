@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::{
-    Answer, Connect, Device, Gateway, PASSWORD, Peer, exchange, get, read_answer, upgrade_request,
+    Answer, Connect, Device, Gateway, PASSWORD, Peer, Setup, exchange, get, read_answer,
+    upgrade_request,
 };
 
 const HEALTH: [(&str, &str); 5] = [
@@ -245,7 +246,7 @@ fn r8_a_wrong_bearer_is_answered_ever_later_and_other_refusals_at_once() {
 #[test]
 fn r2_guesses_from_a_page_are_locked_out_over_http() {
     let config = "{gateway: {auth: {rateLimit: {maxAttempts: 2}}}}";
-    let gateway = crate::support::Setup::default().config(config).start();
+    let gateway = Setup::default().config(config).start();
     let page = format!("Origin: http://127.0.0.1:{}", gateway.port());
     // Missing ones are not counted (R1).
     for _ in 0..5 {
@@ -351,7 +352,7 @@ fn a_connection_carries_one_request() {
 
 #[test]
 fn w8_no_secret_reaches_the_log_and_peer_text_is_shown_not_obeyed() {
-    let gateway = crate::support::Setup::default()
+    let gateway = Setup::default()
         .env("OPENCLAW_GATEWAY_PASSWORD", PASSWORD)
         .env("OPENCLAW_LOG_LEVEL", "trace")
         .start();
@@ -814,4 +815,172 @@ fn a_refused_upgrade_is_not_a_tunnel() {
     assert_eq!(read_answer(&mut stream).unwrap().status, 403);
     let next = read_answer(&mut stream);
     assert!(next.is_none(), "{next:?}");
+}
+
+/// The line of the log that has this, once it is there.
+fn logged(gateway: &Gateway, part: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let log = gateway.stderr();
+        if let Some(line) = log.lines().find(|line| line.contains(part)) {
+            return line.to_owned();
+        }
+        assert!(Instant::now() < deadline, "{part} in {log}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// The answer's `error.decisionId`, and the log's line under it.
+fn decision(gateway: &Gateway, answer: &Answer) -> String {
+    let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    let id = body["error"]["decisionId"].as_str().unwrap();
+    assert_eq!(id.len(), 12);
+    logged(gateway, &format!("decision={id}"))
+}
+
+#[test]
+fn o1_a_refusal_names_its_decision_and_the_log_has_what_was_received() {
+    let gateway = Gateway::start();
+    for (header, status, parts) in [
+        (
+            "Origin: null",
+            403,
+            ["reason=\"origin_invalid\"", "origin=null"],
+        ),
+        (
+            "Origin: https://a.example/",
+            403,
+            ["origin_invalid", "origin=https://a.example/"],
+        ),
+        (
+            "Origin: https://a.example",
+            403,
+            ["origin_foreign", "allowedOrigins: [\"https://a.example\"]"],
+        ),
+        ("Origin: \u{202e}", 403, ["origin_invalid", "202e"]),
+        (
+            "Host: evil.example",
+            421,
+            ["host_foreign", "host=evil.example"],
+        ),
+        (
+            "Tailscale-User-Login: a",
+            403,
+            [
+                "tailscale_untrusted_source",
+                "gateway.tailscale.mode: serve",
+            ],
+        ),
+    ] {
+        let host = if header.starts_with("Host") {
+            header
+        } else {
+            "Host: localhost"
+        };
+        let more = if header == host { "X: y" } else { header };
+        let request = format!("GET / HTTP/1.1\r\n{host}\r\n{more}\r\n\r\n");
+        let answer = exchange(&gateway, request.as_bytes()).unwrap();
+        assert_eq!(answer.status, status, "{header}");
+        let line = decision(&gateway, &answer);
+        for part in parts {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        assert!(
+            !answer.body.contains("remedy") && !answer.body.contains("evil"),
+            "{answer:?}"
+        );
+    }
+    let long = format!("Host: {}.example", "a".repeat(60).repeat(20));
+    let answer = get(&gateway, "/", &[&long]);
+    assert!(decision(&gateway, &answer).len() < 1200);
+}
+
+#[test]
+fn a_malformed_upgrade_is_told_why() {
+    let gateway = Gateway::start();
+    for (from, to, status, says, reason) in [
+        (
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Version: 8",
+            426,
+            "Sec-WebSocket-Version must be 13",
+            "upgrade_version",
+        ),
+        (
+            "Sec-WebSocket-Key: ",
+            "Sec-WebSocket-Key: x",
+            400,
+            "base64 of 16 bytes",
+            "upgrade_key",
+        ),
+        ("GET ", "POST ", 400, "is a GET", "upgrade_method"),
+    ] {
+        let request = String::from_utf8(upgrade_request("localhost", &[])).unwrap();
+        assert!(request.contains(from), "{request}");
+        let answer = exchange(&gateway, request.replacen(from, to, 1).as_bytes()).unwrap();
+        assert_eq!(answer.status, status);
+        assert!(answer.body.contains(says), "{answer:?}");
+        assert_eq!(
+            answer.header("sec-websocket-version"),
+            (status == 426).then_some("13")
+        );
+        assert!(decision(&gateway, &answer).contains(reason));
+    }
+}
+
+#[test]
+fn o3_health_too_wants_one_host_that_can_be_read() {
+    let gateway = Gateway::start();
+    for (line, hosts, status) in [
+        ("GET /healthz HTTP/1.1", "", 400),
+        (
+            "GET /healthz HTTP/1.1",
+            "Host: localhost\r\nHost: localhost\r\n",
+            400,
+        ),
+        ("GET /healthz HTTP/1.1", "Host: a b\r\n", 400),
+        ("GET http://a/healthz HTTP/1.1", "Host: b\r\n", 400),
+        // A load balancer knows an address, and HAProxy asks in HTTP/1.0 without a Host.
+        ("GET /healthz HTTP/1.1", "Host: 10.1.2.3:80\r\n", 200),
+        ("GET /healthz HTTP/1.0", "", 200),
+        ("GET /healthz HTTP/1.0", "Host: a b\r\n", 400),
+    ] {
+        let answer = exchange(&gateway, format!("{line}\r\n{hosts}\r\n").as_bytes());
+        let head = answer.as_ref().map_or(0, |answer| answer.status);
+        assert_eq!(head, status, "{line} {hosts:?}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_wrong_secret_leaves_the_clients_address_in_the_log() {
+    let gateway = Setup::default()
+        .config("{gateway: {trustedProxies: ['127.0.0.1']}}")
+        .start();
+    let headers = [("x-forwarded-for", "203.0.113.9")];
+    let mut peer = Peer::open_at(gateway.port(), &headers).unwrap();
+    let error = peer
+        .connect(&Connect::cli().password("a wrong one"))
+        .unwrap_err();
+    let id = error.0["details"]["decisionId"].as_str().unwrap();
+    let line = logged(&gateway, &format!("decision={id}"));
+    let host = "Host: localhost";
+    let wrong = bearer("a wrong one");
+    let answer = get(
+        &gateway,
+        "/v1/models",
+        &[host, &wrong, "X-Forwarded-For: 203.0.113.9"],
+    );
+    for line in [line, decision(&gateway, &answer)] {
+        for part in ["client=", "203.0.113.9", "via=", "proxy 127.0.0.1"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+    // Another kind of refusal before anybody asks who it is.
+    let mut silly = Peer::open_at(gateway.port(), &headers).unwrap();
+    silly.send_text("{}");
+    let line = logged(&gateway, "invalid request frame");
+    assert!(
+        line.contains("203.0.113.9") && line.contains("proxy 127.0.0.1"),
+        "{line}"
+    );
 }

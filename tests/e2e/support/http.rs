@@ -32,7 +32,7 @@ impl Answer {
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
         let (head, body) = text.split_once("\r\n\r\n")?;
-        let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+        let status = head.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
         Some(Self {
             status,
             head: head.to_owned(),
