@@ -572,7 +572,7 @@ fn fetch_file(path: &Path, whole: bool, bytes_max: u64, id: &str) -> Result<Secr
     }
     let text =
         std::str::from_utf8(&bytes).map_err(|_| format!("{} is not UTF-8", path.display()))?;
-    let document = tree::parse(text).map_err(|why| format!("{}: {why}", path.display()))?;
+    let document = tree::parse_secrets(text).map_err(|why| format!("{}: {why}", path.display()))?;
     match pointer(&document, id) {
         Some(Tree::Text(text)) => Ok(Secret::new(text.as_bytes())),
         Some(other) => Err(format!("{id} is {}, not a string", other.kind())),

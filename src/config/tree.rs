@@ -127,6 +127,20 @@ pub(super) fn parse(text: &str) -> Result<Tree, String> {
     json5::from_str(text).map_err(|error| error.to_string())
 }
 
+/// The same for a file of secrets: a key there may be one, so only the place and the kind of the fault are told.
+pub(super) fn parse_secrets(text: &str) -> Result<Tree, String> {
+    json5::from_str(text).map_err(|error| {
+        let what = match error.code() {
+            Some(code) => code.to_string(),
+            None => "a key that stands twice, or too many levels, in what begins".to_owned(),
+        };
+        match error.position() {
+            Some(place) => format!("{what} at {place}"),
+            None => what,
+        }
+    })
+}
+
 impl<'de> Deserialize<'de> for Tree {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Level(0).deserialize(deserializer)
@@ -236,6 +250,22 @@ mod tests {
     #[test]
     fn a_key_that_stands_twice_is_refused() {
         assert!(refusal("{gateway:{port:1,\"port\":2}}").contains("`port` stands twice"));
+    }
+
+    #[test]
+    fn a_fault_in_a_file_of_secrets_shows_no_key() {
+        for (text, place) in [
+            (
+                "{in:\n  {hunter2: 'a', hunter2: 'b'}}",
+                "begins at line 2 column 3",
+            ),
+            ("{\n  hunter2: 'a' hunter3: 'b'}", "line 2 column 16"),
+            ("{\n  'hunter2' 1}", "line 2 column 13"),
+        ] {
+            let said = parse_secrets(text).err().unwrap();
+            assert!(said.contains(place), "{said}");
+            assert!(!said.contains("hunter"), "{said}");
+        }
     }
 
     #[test]
