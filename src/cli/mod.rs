@@ -35,8 +35,18 @@ use session::Context;
 use crate::config::ServerFlags;
 
 pub fn main() -> ExitCode {
-    // clap prints its own help and errors, and exits with 0 or 2.
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing to add if the terminal is gone.
+            let _ = error.print();
+            // No restart cures a wrong command line (decision 17); help and version are what was asked for.
+            return match error.use_stderr() {
+                true => Exit::Config.into(),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
