@@ -159,7 +159,14 @@ pub fn main(bind: Bind, port: u16) -> Result<Vec<TcpListener>, BindError> {
             &[Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
             port,
         ),
-        Bind::Custom(address) => all(&[address], port),
+        Bind::Custom(address) => all(&[address], port).map_err(|error| match error {
+            BindError::Io { what, error, .. } if is_absent(&error) => BindError::Io {
+                what,
+                error,
+                setting: "gateway.customBindHost",
+            },
+            error => error,
+        }),
         Bind::Tailnet => {
             let own = machine::own_addresses().unwrap_or_default();
             let own: Vec<IpAddr> = own.into_iter().filter(|it| cidr::is_tailnet(*it)).collect();
@@ -338,6 +345,14 @@ mod tests {
             refused.to_string().contains("others than this user"),
             "{refused}"
         );
+    }
+
+    #[tokio::test]
+    async fn an_address_that_this_host_lacks_names_its_setting() {
+        // TEST-NET-1 (RFC 5737) is nobody's.
+        let refused = main(Bind::Custom("192.0.2.1".parse().unwrap()), 0).unwrap_err();
+        let refused = refused.to_string();
+        assert!(refused.ends_with("see gateway.customBindHost"), "{refused}");
     }
 
     #[test]

@@ -514,6 +514,17 @@ fn a4_p2_p7_t6_t7_u3_what_would_expose_it_does_not_start() {
             "dangerouslyDisableDeviceAuth",
         ),
         (PW, &["--bind", "0.0.0.0"], "--bind"),
+        (PW, &["--nonsense"], "--nonsense"),
+        (
+            "publicHosts: ['*'], auth: {password: 'correct horse battery staple'}",
+            &[],
+            "gateway.publicHosts: \"*\" cannot be read; it must be a name such as gateway.example",
+        ),
+        (
+            "controlUi: {allowedOrigins: ['*']}, auth: {password: 'correct horse battery staple'}",
+            &[],
+            "it must be an origin as browsers send it, such as https://chat.example",
+        ),
     ] {
         let config = format!("{{gateway: {{{inside}}}}}");
         let (code, stderr) = not_started(&config, args);
@@ -525,6 +536,23 @@ fn a4_p2_p7_t6_t7_u3_what_would_expose_it_does_not_start() {
     let away = format!("{{gateway: {{{PW}, bind: 'custom', customBindHost: '203.0.113.7'}}}}");
     let (code, stderr) = not_started(&away, &[]);
     assert_eq!(code, 75, "{stderr}");
+    assert!(stderr.contains("gateway.customBindHost"), "{stderr}");
+}
+
+#[test]
+fn a_command_line_that_cannot_be_read_ends_with_78() {
+    let home = TempDir::new().unwrap();
+    for (line, code) in [
+        ("gateway run --port 0", 78),
+        ("node run --port 65536", 78),
+        ("nonsense", 78),
+        ("--help", 0),
+        ("--version", 0),
+    ] {
+        let mut command = program(home.path(), &[]);
+        let output = command.args(line.split(' ')).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{line}: {output:?}");
+    }
 }
 
 #[test]

@@ -248,9 +248,14 @@ fn ingress_settings(
     server: &ServerSettings,
 ) -> Result<ingress::Settings, Failure> {
     let gateway = &settings.gateway;
-    let unreadable = |setting: &str, got: &str| {
-        Failure::new(Exit::Config, format!("{setting}: {got:?} cannot be read"))
+    let unreadable = |setting: &str, got: &str, want: &str| {
+        let sentence = format!("{setting}: {got:?} cannot be read; it must be {want}");
+        Failure::new(Exit::Config, sentence)
     };
+    let an_origin = "an origin as browsers send it, such as https://chat.example or http://10.0.0.5:8080, \
+                     without a path; no * stands for others";
+    let a_host =
+        "a name such as gateway.example, or an address, without a port; no * stands for others";
     Ok(ingress::Settings {
         trusted_proxies: gateway.trusted_proxies.clone(),
         allow_real_ip: gateway.allow_real_ip_fallback,
@@ -260,13 +265,15 @@ fn ingress_settings(
             .iter()
             .map(|text| {
                 Origin::parse(text)
-                    .ok_or_else(|| unreadable("gateway.controlUi.allowedOrigins", text))
+                    .ok_or_else(|| unreadable("gateway.controlUi.allowedOrigins", text, an_origin))
             })
             .collect::<Result<_, _>>()?,
         public_hosts: gateway
             .public_hosts
             .iter()
-            .map(|text| Host::parse(text).ok_or_else(|| unreadable("gateway.publicHosts", text)))
+            .map(|text| {
+                Host::parse(text).ok_or_else(|| unreadable("gateway.publicHosts", text, a_host))
+            })
             .collect::<Result<_, _>>()?,
         proxy_user: (server.mode == AuthMode::TrustedProxy)
             .then(|| gateway.auth.trusted_proxy.clone()),
