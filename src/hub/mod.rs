@@ -137,6 +137,8 @@ pub struct Hub {
     started_at: Instant,
     started_at_ms: u64,
     slept_before_ms: u64,
+    /// Where the clock of the idempotency records stood at the start.
+    records_began_ms: u64,
     boot_id: String,
 }
 
@@ -149,6 +151,7 @@ impl Hub {
         pairing.apply(store.load_pairing().map_err(Fault::Store)?);
         let mut invokes = Invokes::default();
         let unfinished = store.load_unfinished_invokes().map_err(Fault::Store)?;
+        let records_began_ms = store.newest_invoke_ms().map_err(Fault::Store)?;
         unfinished
             .into_iter()
             .filter_map(once::ended)
@@ -173,6 +176,7 @@ impl Hub {
             started_at: Instant::now(),
             started_at_ms: now_ms,
             slept_before_ms: machine::slept_ms(),
+            records_began_ms: records_began_ms.unwrap_or(now_ms),
             boot_id,
         })
     }
@@ -232,6 +236,13 @@ impl Hub {
         self.started_at_ms
             .saturating_add(self.uptime_ms())
             .saturating_add(slept_ms)
+    }
+
+    /// The clock by which idempotency keys grow old. It goes on where the newest record stands, so that whatever happens to
+    /// the system's clock, running or not, no key is forgotten early; it does not count the time without a Gateway.
+    fn records_ms(&self) -> u64 {
+        self.records_began_ms
+            .saturating_add(self.steady_ms() - self.started_at_ms)
     }
 
     /// A steady time as the clock has it now. They run apart a little by themselves.

@@ -300,7 +300,7 @@ impl Hub {
             invoke_id: invoke_id.to_owned(),
             command: request.command.clone(),
             params_sha256: request.params_sha256.0,
-            created_at_ms: machine::now_ms(),
+            created_at_ms: self.records_ms(),
         };
         let invoke = match self.store.record(|records| records.begin_invoke(&new)) {
             Ok(Begun::New) => make(),
@@ -352,7 +352,7 @@ impl Hub {
             _ => {
                 let outcome = Kept::outcome(answer, late);
                 records
-                    .finish_invoke(&name, machine::now_ms(), &outcome, late)
+                    .finish_invoke(&name, self.records_ms(), &outcome, late)
                     .map(|_| ())
             }
         });

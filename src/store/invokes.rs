@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Records, Store, StoreError};
 
-/// How long a key is remembered, in milliseconds.
+/// How long a key is remembered, in milliseconds of the records' own clock.
 pub const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 /// Keys that are remembered; beyond this the oldest finished ones give way.
 pub const ROWS_MAX: usize = 100_000;
@@ -36,6 +36,7 @@ pub struct NewInvoke {
     pub command: String,
     /// The same key with other params is refused.
     pub params_sha256: [u8; 32],
+    /// By the records' own clock, which no setting of the system's moves.
     pub created_at_ms: u64,
 }
 
@@ -61,7 +62,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvokeRecord {
     pub invoke: NewInvoke,
-    /// Unix milliseconds and what came of it; `None` while it is under way, and after a crash.
+    /// When, by the same clock, and what came of it; `None` while it is under way, and after a crash.
     pub finished: Option<(u64, Outcome)>,
 }
 
@@ -114,6 +115,20 @@ impl Store {
         })
     }
 
+    /// When the newest was begun, where there is one: there the records' clock goes on.
+    pub fn newest_invoke_ms(&self) -> Result<Option<u64>, StoreError> {
+        self.read(|connection| {
+            connection
+                .query_row(
+                    "SELECT created_at_ms FROM invokes ORDER BY id DESC LIMIT 1",
+                    [],
+                    |row| row.get::<_, i64>(0),
+                )
+                .optional()
+        })
+        .map(|newest| newest.map(i64::cast_unsigned))
+    }
+
     /// Those that a crash left without an outcome, for the hub to settle at its start.
     pub fn load_unfinished_invokes(&self) -> Result<Vec<InvokeRecord>, StoreError> {
         self.read(|connection| {
@@ -154,7 +169,6 @@ impl Records<'_> {
                     "SELECT {COLUMNS} FROM invokes WHERE caller = ? AND node = ? AND key = ?"
                 ))?
                 .query_row([&invoke.caller, &invoke.node, &invoke.key], read)?;
-            // A clock that was set back makes a record seem to be of the future; it counts.
             if known.invoke.created_at_ms.saturating_add(KEPT_MS) >= invoke.created_at_ms {
                 return Ok(Begun::Known(Box::new(known)));
             }
@@ -232,7 +246,7 @@ impl Records<'_> {
         bytes_max: usize,
     ) -> Result<(), StoreError> {
         self.invoke_growth.set(Growth::default());
-        // In the order of their ids, which is that of their age unless the clock was set: then some stay for longer.
+        // In the order of their ids, which is that of their age.
         self.connection
             .prepare_cached(
                 "DELETE FROM invokes WHERE id < coalesce(

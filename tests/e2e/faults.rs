@@ -253,6 +253,60 @@ fn a_silent_link_holds_up_nobody_beyond_the_deadline_and_the_node_ends_the_comma
     audit_is_whole(&lab.gateway);
 }
 
+/// The machine's clock is not ours to set, so the Gateway alone sees another: a library that stands in for it is loaded
+/// before the system's.
+#[test]
+fn a_clock_that_is_set_amid_a_command_ends_nothing_and_runs_nothing_twice() {
+    let lib = TempDir::new().unwrap();
+    let (shim, step) = (lib.path().join("clock.so"), lib.path().join("step"));
+    let source = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/e2e/support/clock_step.c"
+    );
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&shim)
+        .args([source, "-ldl"])
+        .status();
+    assert!(built.unwrap().success());
+    let set = |seconds: i64| fs::write(&step, seconds.to_string()).unwrap();
+    set(0);
+    let gateway = Setup::default()
+        .config(FULL)
+        .env("LD_PRELOAD", shim.to_str().unwrap())
+        .env("CLOCK_STEP", step.to_str().unwrap())
+        .start();
+    let host = NodeHost::start(full_home(), gateway.port(), Some(PASSWORD));
+    let lab = Lab::approved(gateway, host);
+    let node = node_id(&lab.gateway);
+    let file = lab.path("ran");
+    let mut operator = Peer::operator(&lab.gateway);
+    const HOUR_S: i64 = 3600;
+    for (key, seconds) in [("ahead", 30 * HOUR_S), ("back", -30 * HOUR_S)] {
+        let script = format!("sleep 1; echo {key} >> {}", file.display());
+        let id = run(&mut operator, &node, key, &script, 10_000);
+        operator.call("health", &json!({})).unwrap();
+        let before = operator.call("node.list", &json!({})).unwrap();
+        set(seconds);
+        let after = operator.call("node.list", &json!({})).unwrap();
+        let ts = |list: &Value| list["ts"].as_i64().unwrap();
+        let moved_s = (ts(&after) - ts(&before)) / 1000;
+        assert!(
+            (moved_s - seconds).abs() < 10,
+            "the clock was not set: {moved_s}"
+        );
+        let answer = operator.answer(&id).unwrap();
+        let total_ms = answer["timing"]["totalMs"].as_u64().unwrap();
+        assert!((1000..10_000).contains(&total_ms), "{answer}");
+        assert_eq!(after["nodes"][0]["connected"], true);
+        let id = run(&mut operator, &node, key, &script, 10_000);
+        assert_eq!(operator.answer(&id).unwrap()["payload"], answer["payload"]);
+        assert_eq!(times_run(&file, key), 1);
+        audit_is_whole(&lab.gateway);
+        set(0);
+    }
+}
+
 #[test]
 fn a_caller_that_leaves_ends_the_whole_process_tree() {
     let (lab, node) = full_lab();
