@@ -117,7 +117,7 @@ pub fn remedy(error: &ErrorShape) -> Option<String> {
             .and_then(|value| value.as_str())
             .map(shown)
     };
-    let known = match error.detail_code()? {
+    let known = match error.detail_code().unwrap_or_default() {
         detail::PAIRING_REQUIRED => match field("requestId") {
             Some(id) => format!("on the gateway's machine: portcullis devices approve {id}"),
             None => "on the gateway's machine: portcullis devices list".to_owned(),

@@ -102,9 +102,15 @@ pub(super) fn unsent(error: ErrorShape, category: Category) -> ErrorShape {
     error.with_details(Value::Object(details))
 }
 
-/// An invocation that was refused or has no result. `dispatched` and `category` are ours, in `details`.
+/// An invocation that was refused or has no result, where no node is known.
 pub fn error_of(refused: &Refused) -> ErrorShape {
+    error_on(refused, "")
+}
+
+/// The same of a node, by its full id. `dispatched`, `category` and `remediationHint` are ours, in `details`.
+pub(super) fn error_on(refused: &Refused, node: &str) -> ErrorShape {
     let mut details = Map::new();
+    let remedy = refused.remedy_on(node);
     if let Some(code) = refused.detail_code() {
         details.insert("code".to_owned(), code.into());
     }
@@ -125,7 +131,7 @@ pub fn error_of(refused: &Refused) -> ErrorShape {
             details.insert("runId".to_owned(), run.as_str().into());
         }
         Refused::Decision(_) => {
-            details.insert("remediation".to_owned(), refused.remedy().into());
+            details.insert("remediation".to_owned(), remedy.as_str().into());
         }
         _ => {}
     }
@@ -142,8 +148,9 @@ pub fn error_of(refused: &Refused) -> ErrorShape {
         refused.dispatched().as_str().into(),
     );
     details.insert("category".to_owned(), refused.category().as_str().into());
-    let error =
-        ErrorShape::new(refused.code(), refused.public()).with_details(Value::Object(details));
+    details.insert("remediationHint".to_owned(), remedy.into());
+    let error = ErrorShape::new(refused.code(), refused.public_on(node))
+        .with_details(Value::Object(details));
     match refused {
         // Nothing was sent, or its outcome is kept, and it passes by itself.
         Refused::AuditUnavailable
@@ -151,5 +158,27 @@ pub fn error_of(refused: &Refused) -> ErrorShape {
         | Refused::NodeBehind
         | Refused::CallerBehind => error.with_retryable(true),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit::Failure;
+    use crate::nodes::refused::tests::every;
+
+    #[test]
+    fn every_refusal_tells_the_command_line_what_to_do_about_it() {
+        let node = "ab".repeat(32);
+        for refused in every() {
+            let error = error_on(&refused, &node);
+            let hint = error.details.as_ref().unwrap()["remediationHint"].clone();
+            assert_eq!(hint, refused.remedy_on(&node), "{refused:?}");
+            assert_eq!(error.message, refused.public_on(&node), "{refused:?}");
+            let shown = Failure::of_refusal(&error);
+            let known = refused == Refused::NotConnected;
+            assert!(known || shown.remedy.as_deref() == hint.as_str(), "{shown}");
+            assert!(shown.remedy.is_some(), "{shown}");
+        }
     }
 }

@@ -81,7 +81,7 @@ impl Hub {
                     Finding::new("exec", Verdict::Allow, "the node's allowlist holds it")
                 }
                 Ok(()) => Finding::new("exec", Verdict::Allow, "every command may run"),
-                Err(refused) => Finding::refused("exec", &refused),
+                Err(refused) => Finding::refused("exec", &refused, node),
             };
             layers.push(found.under(format!("tools.exec.mode: {}", mode.as_str())));
             let own = asked.as_ref().and_then(|word| word.mode);
@@ -97,11 +97,7 @@ impl Hub {
             .find(|it| it.verdict == Verdict::Deny && matches!(&*it.layer, "scope" | CALLER_PATH));
         let found = of_caller
             .cloned()
-            .or_else(|| refusal.map(|refused| Finding::refused("dispatch", &refused)))
-            .map(|found| match DeviceId::parse(node) {
-                Some(id) => found.of(&id),
-                None => found,
-            });
+            .or_else(|| refusal.map(|refused| Finding::refused("dispatch", &refused, node)));
         Explanation {
             node_id: node.to_owned(),
             command: command.to_owned(),
@@ -120,7 +116,7 @@ impl Hub {
     ) -> (Vec<Finding>, Option<Refused>) {
         let inner = self.lock();
         let mut layers = vec![scope_of(caller, command)];
-        layers.extend(nodes::is_browser(command).then(|| path_of(caller, command)));
+        layers.extend(nodes::is_browser(command).then(|| path_of(caller, node, command)));
         let Some((id, device)) = node_of(&inner, node) else {
             let waiting = inner.pairing.requests(machine::now_ms());
             let request = waiting
@@ -174,7 +170,7 @@ impl Hub {
         let answer = match self.invoke(invoke).await.result {
             Ok(result) => result.payload,
             Err(refused @ Refused::Node { .. }) => {
-                let finding = Finding::refused("node", &refused).under(NODE_POLICY);
+                let finding = Finding::refused("node", &refused, node).under(NODE_POLICY);
                 return NodeWord {
                     refused: Some(refused),
                     ..NodeWord::of(finding)
@@ -182,7 +178,7 @@ impl Hub {
             }
             // A `/run` is planned first, so what forbids the plan forbids the run.
             Err(refused) if refused.category() == Category::Permission => {
-                let finding = Finding::refused("node", &refused).of(&id).under(PREPARE);
+                let finding = Finding::refused("node", &refused, node).under(PREPARE);
                 return NodeWord {
                     refused: Some(refused),
                     ..NodeWord::of(finding)
@@ -208,7 +204,7 @@ impl Hub {
             mode: Some(mode),
             listed,
             ..NodeWord::of(Finding {
-                change: refused.map(|refused| refused.remedy().into_owned()),
+                change: refused.map(|refused| refused.remedy_on(node)),
                 ..Finding::new("node", verdict, rule).under(NODE_POLICY)
             })
         }
@@ -264,8 +260,8 @@ impl Hub {
                 verdict: Verdict::of(refused.as_ref()),
                 rule: refused
                     .as_ref()
-                    .map(|refused| refused.public().into_owned()),
-                change: refused.and_then(|refused| Finding::refused("", &refused).of(id).change),
+                    .map(|refused| refused.public_on(id.as_str())),
+                change: refused.map(|refused| refused.remedy_on(id.as_str())),
                 hits: record
                     .and_then(|record| record.hits.get(*command).copied())
                     .unwrap_or(0),
@@ -291,14 +287,14 @@ impl Hub {
 }
 
 /// The caller's own path, for browser control.
-fn path_of(caller: &Caller, command: &str) -> Finding {
+fn path_of(caller: &Caller, node: &str, command: &str) -> Finding {
     let found = match caller.check_path(command) {
         Ok(()) => Finding::new(
             CALLER_PATH,
             Verdict::Allow,
             "the caller's path is not a public one",
         ),
-        Err(refused) => Finding::refused(CALLER_PATH, &refused),
+        Err(refused) => Finding::refused(CALLER_PATH, &refused, node),
     };
     found.under("the caller's session")
 }

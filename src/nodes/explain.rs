@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{self, CommandPolicy, Layer, Surface};
 use super::{HostFacts, LastClose, Refused};
-use crate::base::{DeviceId, Refusal};
+use crate::base::DeviceId;
 
 /// What one layer says, or all of them together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -71,21 +71,12 @@ impl Finding {
         self
     }
 
-    /// The same with the node's id where its remedy leaves a place for it.
-    #[must_use]
-    pub fn of(mut self, node: &DeviceId) -> Self {
-        let named = |text: String| {
-            text.replace("NODE", node.as_str())
-                .replace("<id>", node.as_str())
-        };
-        self.change = self.change.map(named);
-        self
-    }
-
-    pub fn refused(layer: &str, refused: &Refused) -> Self {
+    /// A refusal on this node, by its full id.
+    pub fn refused(layer: &str, refused: &Refused, node: &str) -> Self {
+        let verdict = Verdict::of(Some(refused));
         Self {
-            change: Some(refused.remedy().into_owned()),
-            ..Self::new(layer, Verdict::of(Some(refused)), refused.public())
+            change: Some(refused.remedy_on(node)),
+            ..Self::new(layer, verdict, refused.public_on(node))
         }
     }
 }
@@ -189,7 +180,7 @@ pub fn layers(
                 Verdict::Unknown,
                 "only a connected node declares anything",
             ),
-            Err(refused) => Finding::refused(name, &refused).under(setting).of(node),
+            Err(refused) => Finding::refused(name, &refused, node.as_str()).under(setting),
         }
     };
     // As one reads it, from the node to the policy; dispatch asks for the policy first.
@@ -269,7 +260,7 @@ mod tests {
             let allows = found.iter().all(|finding| finding.verdict == Verdict::Allow);
             prop_assert_eq!(allows, dispatched.is_ok());
             if let Err(refused) = dispatched {
-                let rule = refused.public();
+                let rule = refused.public_on(node.as_str());
                 let named = found.iter().any(|finding| finding.verdict == Verdict::Deny && finding.rule == rule);
                 prop_assert!(named, "{:?} is not among {:?}", rule, found);
             }

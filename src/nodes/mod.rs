@@ -8,7 +8,7 @@
 mod explain;
 mod invoke;
 mod policy;
-mod refused;
+pub(crate) mod refused;
 mod registry;
 
 pub use explain::{CommandReport, Explanation, Finding, NodeReport, Report, Verdict, layers};

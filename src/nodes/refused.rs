@@ -257,6 +257,35 @@ impl Refused {
     }
 }
 
+/// Where a sentence that does not know the node leaves a place for its id, and what stands there.
+const PLACES: [(&str, &str); 2] = [
+    ("--node NODE", "NODE"),
+    ("gateway.nodes.entries.<id>.", "<id>"),
+];
+
+impl Refused {
+    /// The public sentence about this node, by its full id (empty if nobody knows it): it may name a setting of its own.
+    pub fn public_on(&self, node: &str) -> String {
+        match self {
+            Self::Denied { .. } => on(&self.public(), node),
+            _ => self.public().into_owned(),
+        }
+    }
+
+    /// The remedy for this node, to be used as it is.
+    pub fn remedy_on(&self, node: &str) -> String {
+        on(&self.remedy(), node)
+    }
+}
+
+fn on(text: &str, node: &str) -> String {
+    let named = |text: String, (place, name): (&str, &str)| match node {
+        "" => text,
+        _ => text.replace(place, &place.replace(name, node)),
+    };
+    PLACES.into_iter().fold(text.to_owned(), named)
+}
+
 impl Refusal for Refused {
     fn code(&self) -> &'static str {
         match self {
@@ -444,7 +473,10 @@ impl Refusal for Refused {
     fn remedy(&self) -> Cow<'static, str> {
         match self {
             Self::UnknownNode => "list the nodes with `portcullis nodes status`".into(),
-            Self::NotConnected | Self::Disconnected { .. } => {
+            Self::Disconnected { .. } => {
+                "find out on the node whether it ran before you repeat it".into()
+            }
+            Self::NotConnected => {
                 "start the node host on that machine: `portcullis node run --host HOST --port PORT`".into()
             }
             Self::SurfacePending { request_id: Some(id) } => {
@@ -493,7 +525,8 @@ impl Refusal for Refused {
                 "find out on the node whether it ran; under this key it is not run again, but its result is, should the node still deliver it".into()
             }
             Self::OutcomeNotKept { .. } => "the audit log has how it ended; use a new idempotencyKey to run it again".into(),
-            Self::Cancelled { .. } => "send the request again if it is still wanted".into(),
+            Self::Cancelled { sent: true } => "find out on the node how far it came before you repeat it".into(),
+            Self::Cancelled { sent: false } => "send the request again if it is still wanted".into(),
             Self::Node { message, .. } if message.contains("exec-approvals.json") => {
                 "change exec-approvals.json on that machine, or set it with `portcullis gateway call exec.approvals.node.set`".into()
             }
@@ -509,5 +542,107 @@ impl Refusal for Refused {
             Self::DuplicateKey => "use a new idempotencyKey".into(),
             Self::BadParams => "send an object with the fields that the command takes".into(),
         }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Every variant once, and those whose words depend on what they hold again. A new one does not build without its
+    /// place here.
+    pub(crate) fn every() -> Vec<Refused> {
+        let mut found = vec![Refused::UnknownNode];
+        while let Some(next) = found.last().and_then(after) {
+            found.push(next);
+        }
+        let command = || "camera.snap".to_owned();
+        found.extend([
+            Refused::SurfacePending { request_id: None },
+            Refused::Cancelled { sent: true },
+            Refused::Unapproved(Unapproved::NoApprover),
+            Refused::Decision(DecideError::NotFound),
+        ]);
+        found.extend(
+            [DeniedBy::Gateway, DeniedBy::NodeAllow].map(|by| Refused::Denied {
+                command: command(),
+                by,
+            }),
+        );
+        found
+    }
+
+    fn after(refused: &Refused) -> Option<Refused> {
+        let command = "camera.snap".to_owned();
+        Some(match refused {
+            Refused::UnknownNode => Refused::NotConnected,
+            Refused::NotConnected => Refused::Disconnected { command },
+            Refused::Disconnected { .. } => Refused::SurfacePending {
+                request_id: Some("r1".to_owned()),
+            },
+            Refused::SurfacePending { .. } => Refused::NotDeclared { command },
+            Refused::NotDeclared { .. } => Refused::NotApproved { command },
+            Refused::NotApproved { .. } => Refused::Denied {
+                command,
+                by: DeniedBy::Node,
+            },
+            Refused::Denied { .. } => Refused::NotAllowlisted { command },
+            Refused::NotAllowlisted { .. } => Refused::PublicPath {
+                command,
+                of: PathOf::Node,
+                path: "funnel".to_owned(),
+            },
+            Refused::PublicPath { .. } => Refused::ReservedCommand,
+            Refused::ReservedCommand => Refused::ExecDenied,
+            Refused::ExecDenied => Refused::ApprovalRequired { run_id: None },
+            Refused::ApprovalRequired { .. } => Refused::ApprovalMismatch(ApprovalError::WrongNode),
+            Refused::ApprovalMismatch(_) => Refused::Unapproved(Unapproved::Denied),
+            Refused::Unapproved(_) => Refused::Decision(DecideError::IdTaken),
+            Refused::Decision(_) => Refused::AllowlistMiss,
+            Refused::AllowlistMiss => Refused::NodeExecMode {
+                gateway: "ask".to_owned(),
+                node: "deny".to_owned(),
+            },
+            Refused::NodeExecMode { .. } => Refused::CallerWithdrawn,
+            Refused::CallerWithdrawn => Refused::PairingChanged,
+            Refused::PairingChanged => Refused::Busy { limit: 1 },
+            Refused::Busy { .. } => Refused::TimedOut { timeout_ms: 1 },
+            Refused::TimedOut { .. } => Refused::Cancelled { sent: false },
+            Refused::Cancelled { .. } => Refused::Interrupted,
+            Refused::Interrupted => Refused::OutcomeNotKept { bytes: 1 },
+            Refused::OutcomeNotKept { .. } => Refused::Node {
+                code: "SYSTEM_RUN_DENIED".to_owned(),
+                message: "NODE says --node X".to_owned(),
+            },
+            Refused::Node { .. } => Refused::NodeBehind,
+            Refused::NodeBehind => Refused::CallerBehind,
+            Refused::CallerBehind => Refused::OversizedRequest { bytes: 2, limit: 1 },
+            Refused::OversizedRequest { .. } => Refused::OversizedResult { bytes: 2, limit: 1 },
+            Refused::OversizedResult { .. } => Refused::AuditUnavailable,
+            Refused::AuditUnavailable => Refused::DuplicateKey,
+            Refused::DuplicateKey => Refused::BadParams,
+            Refused::BadParams => return None,
+        })
+    }
+
+    #[test]
+    fn whatever_is_refused_names_the_node_and_not_a_place_for_it() {
+        let node = "ab".repeat(32);
+        for refused in every() {
+            let said = [refused.public_on(&node), refused.remedy_on(&node)];
+            assert!(!said[1].is_empty(), "{refused:?}");
+            for text in said {
+                let left = text.contains("<id>") || text.contains("--node NODE");
+                assert!(!left, "{refused:?}: {text}");
+            }
+        }
+        let denied = Refused::Denied {
+            command: "system.run".to_owned(),
+            by: DeniedBy::Node,
+        };
+        let setting = format!("gateway.nodes.entries.{node}.commands.deny");
+        assert!(denied.public_on(&node).contains(&setting));
+        assert!(denied.remedy_on(&node).contains(&setting));
+        assert!(denied.remedy_on("").contains("entries.<id>."));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::super::answer::{error_of, frame, refused};
+use super::super::answer::{error_of, error_on, frame, refused};
 use super::super::{Answer, Control, Room};
 use super::{nodes::relayed, params};
 use crate::audit::Digest;
@@ -35,9 +35,10 @@ pub(super) fn request(
         Ok(asked) => asked,
         Err(error) => return refused(&id, &error),
     };
+    let node = asked.node.clone();
     let wanted = match control.hub.request_approval(caller, asked) {
         Ok(Approval { wanted, .. }) => wanted,
-        Err(error) => return refused(&id, &error_of(&error)),
+        Err(error) => return refused(&id, &error_on(&error, node.as_str())),
     };
     if two_phase {
         let accepted = ExecApprovalAccepted {
@@ -219,7 +220,7 @@ pub(super) fn node_policy(
         relayed(
             &caller.outbox,
             &id,
-            answer.map_err(|refused| error_of(&refused)),
+            answer.map_err(|refused| error_on(&refused, node.as_str())),
         )
     })
 }

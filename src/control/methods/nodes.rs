@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::super::answer::{denied, error_of, frame, refused, unsent};
+use super::super::answer::{denied, error_of, error_on, frame, refused, unsent};
 use super::super::{Answer, Control, Room};
 use super::params;
 use crate::agent::session_key::{AGENT_ID, SessionKey};
@@ -231,7 +231,7 @@ pub(super) fn invoke(
     // Now, and not when the call gets its turn: what this caller asks next comes after it.
     let mut place = match control.hub.enter(caller, asked.clone()) {
         Ok(place) => place,
-        Err(refused) => return self::refused(&id, &error_of(&refused)),
+        Err(refused) => return self::refused(&id, &error_on(&refused, asked.node.as_str())),
     };
     let (control, caller) = (Arc::clone(control), caller.clone());
     room.later_holding(async move {
@@ -273,7 +273,7 @@ pub(super) fn invoke(
             })
         };
         let failed = |refused: &Refused| {
-            let error = error_of(refused);
+            let error = error_on(refused, asked.node.as_str());
             match (error.details.clone(), told.timing) {
                 (Some(Value::Object(mut details)), Some(timing)) => {
                     details.insert("timing".to_owned(), json!(shown_timing(timing)));
