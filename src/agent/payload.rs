@@ -214,6 +214,7 @@ pub fn agent_finished(run_id: &str, outcome: &Outcome) -> AgentFinished {
             meta: Some(AgentMeta {
                 duration_ms: outcome.ended_at_ms.saturating_sub(outcome.started_at_ms),
                 agent_meta: None,
+                tool_refused: outcome.refused.clone(),
             }),
         }),
     }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::base::limits;
 
 use super::tools::{ExecOutcome, Node, ToolRefusal, WhichOutcome};
+use crate::nodes::Dispatched;
 
 /// How much of a name is shown.
 const NAME_CHARS_MAX: usize = 64;
@@ -209,10 +210,15 @@ pub fn node_state(node: &Node) -> String {
     }
 }
 
-/// A refusal, with its code and its remedy.
+/// A refusal, with its code and its remedy. Its first words say whether the node may have begun.
 pub fn refusal(refusal: &ToolRefusal) -> String {
+    let what = match refusal.dispatched {
+        Dispatched::No => "Refused, not sent",
+        Dispatched::Yes => "Failed, it was sent",
+        Dispatched::Unknown => "Unknown, it may have run; find out before you repeat it",
+    };
     let mut out = format!(
-        "Refused ({}): {}",
+        "{what} ({}): {}",
         printable(&refusal.code),
         printable(head(&refusal.public, 2048))
     );

@@ -493,6 +493,7 @@ fn broken(parts: &Parts, facts: &Arc<RunFacts>, started_at_ms: u64) -> Outcome {
         text: String::new(),
         error: Some(message),
         tools_used: Vec::new(),
+        refused: None,
         started_at_ms,
         ended_at_ms,
     }

@@ -19,6 +19,7 @@ use super::tools::{
 use super::transcript::{Body, Entry, Page, Session, Stored, TranscriptError};
 use super::*;
 use crate::base::limits;
+use crate::nodes::{Category, Dispatched};
 
 /// What the stand-in does with its next command.
 enum Act {
@@ -335,7 +336,7 @@ async fn a_refused_call_is_said_with_its_code_and_remedy() {
     let outcome = house.ask("/run rm -rf /", "r").await;
     assert_eq!(
         outcome.text,
-        "Refused (APPROVAL_REQUIRED): this command needs approval\nApprove it with operator.approvals."
+        "Refused, not sent (APPROVAL_REQUIRED): this command needs approval\nApprove it with operator.approvals."
     );
     assert_eq!(outcome.tools_used, [""; 0]);
     assert!(matches!(
@@ -417,11 +418,36 @@ async fn who_may_not_see_nodes_runs_nothing() {
         .await
         .unwrap();
     assert!(
-        outcome.text.starts_with("Refused (FORBIDDEN)"),
+        outcome.text.starts_with("Refused, not sent (FORBIDDEN)"),
         "{}",
         outcome.text
     );
     assert!(house.tools.calls.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_a_result_says_whether_it_was_sent() {
+    for (dispatched, words) in [
+        (Dispatched::No, "Refused, not sent (TIMEOUT): late"),
+        (Dispatched::Yes, "Failed, it was sent (TIMEOUT): late"),
+        (
+            Dispatched::Unknown,
+            "Unknown, it may have run; find out before you repeat it (TIMEOUT): late",
+        ),
+    ] {
+        let refusal = ToolRefusal::new("TIMEOUT", "late").told(dispatched, Category::Timeout);
+        let house = House::new([Act::Refuse(refusal), Act::Answer(linux())]);
+        let outcome = house.ask("/run true", "r").await;
+        assert_eq!(outcome.text, words);
+        let refused = outcome.refused.unwrap();
+        assert_eq!(refused["dispatched"], dispatched.as_str());
+        assert_eq!(refused["category"], "timeout");
+        let Body::ToolResult { details, .. } = &house.transcript()[2] else {
+            panic!("no result");
+        };
+        assert_eq!(*details, refused);
+        assert_eq!(house.ask("/run true", "s").await.refused, None);
+    }
 }
 
 #[tokio::test(start_paused = true)]

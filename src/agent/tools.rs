@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::base::limits;
+use crate::nodes::{Category, Dispatched};
 
 use super::render;
 use super::session_key::SessionKey;
@@ -178,15 +179,31 @@ pub struct ToolRefusal {
     pub code: Cow<'static, str>,
     pub public: String,
     pub remedy: Option<String>,
+    /// Whether the node may have begun with what was asked.
+    pub dispatched: Dispatched,
+    pub category: Category,
 }
 
 impl ToolRefusal {
+    /// One that was not sent anywhere.
     pub fn new(code: &'static str, public: impl Into<String>) -> Self {
         Self {
             code: Cow::Borrowed(code),
             public: public.into(),
             remedy: None,
+            dispatched: Dispatched::No,
+            category: match code {
+                "FORBIDDEN" => Category::Permission,
+                "UNAVAILABLE" => Category::Network,
+                _ => Category::Protocol,
+            },
         }
+    }
+
+    #[must_use]
+    pub fn told(mut self, dispatched: Dispatched, category: Category) -> Self {
+        (self.dispatched, self.category) = (dispatched, category);
+        self
     }
 
     #[must_use]

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::base::limits;
+use crate::nodes::{Category, Dispatched};
 
 use super::command;
 use super::event::{AbortReason, ErrorKind, Event, EventKind, RunFacts};
@@ -52,6 +53,8 @@ pub struct Outcome {
     pub error: Option<String>,
     /// The tools whose calls succeeded.
     pub tools_used: Vec<String>,
+    /// The latest tool call, if it was refused or failed: the details of its result.
+    pub refused: Option<Value>,
     pub started_at_ms: u64,
     pub ended_at_ms: u64,
 }
@@ -84,6 +87,7 @@ pub(super) struct Turn {
     /// The call under way, so that an abort can close it.
     open_call: Option<ToolRequest>,
     tools_used: Vec<String>,
+    refused: Option<Value>,
 }
 
 impl Turn {
@@ -112,6 +116,7 @@ impl Turn {
             items: Vec::new(),
             open_call: None,
             tools_used: Vec::new(),
+            refused: None,
         }
     }
 
@@ -294,6 +299,7 @@ impl Turn {
         if !answer.is_error {
             self.tools_used.push(call.name.clone());
         }
+        self.refused = answer.is_refused.then(|| answer.details.clone());
         self.items.push(TurnItem::Result {
             tool_call_id: call.id.clone(),
             text: answer.text.clone(),
@@ -417,7 +423,8 @@ impl Turn {
             let refusal = ToolRefusal::new(
                 "ABORTED",
                 "the turn was stopped before an answer came; the command may have run",
-            );
+            )
+            .told(Dispatched::Unknown, Category::Execution);
             if let Err(failure) = self.close_call(call, Answer::refused(&refusal)) {
                 end = failure;
             }
@@ -470,6 +477,7 @@ impl Turn {
             text: self.text,
             error,
             tools_used: self.tools_used,
+            refused: self.refused,
             started_at_ms,
             ended_at_ms,
         }
@@ -549,6 +557,8 @@ impl Turn {
 struct Answer {
     text: String,
     is_error: bool,
+    /// There is no result.
+    is_refused: bool,
     details: Value,
 }
 
@@ -557,7 +567,13 @@ impl Answer {
         Self {
             text: render::refusal(refusal),
             is_error: true,
-            details: json!({"status": "refused", "code": refusal.code}),
+            is_refused: true,
+            details: json!({
+                "status": if refusal.dispatched == Dispatched::No { "refused" } else { "failed" },
+                "code": refusal.code,
+                "dispatched": refusal.dispatched.as_str(),
+                "category": refusal.category.as_str(),
+            }),
         }
     }
 
@@ -566,6 +582,7 @@ impl Answer {
         Self {
             text: render::nodes(nodes),
             is_error: false,
+            is_refused: false,
             details: json!({"status": "completed", "nodes": nodes.len(), "ready": ready}),
         }
     }
@@ -575,6 +592,7 @@ impl Answer {
             text: render::exec(outcome),
             // A command that ran and failed is an answer, as with the official tool; one that was cut off is not.
             is_error: outcome.timed_out || outcome.error.is_some(),
+            is_refused: false,
             details: json!({
                 "status": if outcome.timed_out { "timeout" } else { "completed" },
                 "host": "node",
@@ -601,6 +619,7 @@ impl Answer {
         Self {
             text: render::which(outcome),
             is_error: false,
+            is_refused: false,
             details: json!({
                 "status": "completed",
                 "host": "node",

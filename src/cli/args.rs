@@ -64,7 +64,7 @@ pub enum Command {
     /// See and decide which commands may run
     #[command(subcommand)]
     Approvals(Approvals),
-    /// Send one message through the agent
+    /// Send one message through the agent; exit code 1 if its command was refused or has no result
     Agent(AgentArgs),
     /// Run this machine as a node
     #[cfg(feature = "node-host")]

@@ -166,10 +166,28 @@ pub async fn agent(context: &Context, args: &AgentArgs) -> Result<(), Failure> {
     let end: Value = super::session::decode(&payload)?;
     context.show(&payload, |end: Value| replies(&end))?;
     if end["status"] == json!("ok") {
-        return Ok(());
+        return not_run(&end["result"]["meta"]["toolRefused"]).map_or(Ok(()), Err);
     }
     let why = end["summary"].as_str().unwrap_or("the run did not succeed");
     Err(Failure::new(Exit::Refused, shown(why)))
+}
+
+/// The end of a turn whose tool call came to no result: its words stand in the answer, and a script needs the code.
+fn not_run(refused: &Value) -> Option<Failure> {
+    let word = |name: &str| refused[name].as_str().map(shown).unwrap_or_default();
+    let sentence = match refused.get("dispatched")?.as_str()? {
+        "no" => "the tool call was refused, and not sent",
+        "yes" => "the tool call failed after it was sent",
+        _ => "nobody knows how far the tool call came; find out before you repeat it",
+    };
+    let mut failure = Failure::new(Exit::Refused, sentence);
+    failure.code = Some(format!(
+        "{} ({}, dispatched: {})",
+        word("code"),
+        word("category"),
+        word("dispatched")
+    ));
+    Some(failure)
 }
 
 /// What the agent said. Line breaks are kept, for they are the command's output.

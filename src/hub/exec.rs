@@ -10,13 +10,13 @@ use serde_json::value::RawValue;
 use super::{Caller, Hub, Invoke, Listener, Timing};
 use crate::audit::{self, Actor, Digest};
 use crate::auth::scope::Scope;
-use crate::base::{DeviceId, Refusal, ids::uuid_v4, limits};
+use crate::base::{DeviceId, ids::uuid_v4, limits};
 use crate::exec::approval::{self, Binding, Decision, Use, Wanted};
 use crate::exec::env::{self, Overrides};
 use crate::exec::plan::{Asked, Plan, Prepared};
 use crate::exec::{Mode, argv_text, redact};
 use crate::machine;
-use crate::nodes::{self, ExecGrounds, Refused, exec_gate};
+use crate::nodes::{self, Dispatched, ExecGrounds, Refused, exec_gate};
 
 /// How long a node may take to plan a command.
 const PREPARE_TIMEOUT_MS: u64 = 30_000;
@@ -55,6 +55,46 @@ pub struct ExecRequest {
 pub struct Executed {
     pub output: RunOutput,
     pub timing: Timing,
+}
+
+/// Why there is no result, and whether the command itself was sent: what went to the node may have been its planning.
+#[derive(Debug)]
+pub struct NotExecuted {
+    pub refused: Refused,
+    pub dispatched: Dispatched,
+}
+
+impl NotExecuted {
+    fn unsent(refused: Refused) -> Self {
+        Self {
+            refused,
+            dispatched: Dispatched::No,
+        }
+    }
+
+    /// What to do about it; the remedy of what was only planned would be about a command that ran.
+    pub fn remedy(&self, node: &DeviceId) -> String {
+        let planned = self.dispatched == Dispatched::No;
+        match (&self.refused, planned) {
+            (
+                Refused::TimedOut { .. } | Refused::Disconnected { .. } | Refused::Interrupted,
+                true,
+            ) => {
+                "the node gave no plan, so nothing ran; repeat it when the node answers".to_owned()
+            }
+            (refused, _) => refused.remedy_on(node.as_str()),
+        }
+    }
+}
+
+impl From<Refused> for NotExecuted {
+    fn from(refused: Refused) -> Self {
+        let dispatched = refused.dispatched();
+        Self {
+            refused,
+            dispatched,
+        }
+    }
 }
 
 /// `system.run`'s result.
@@ -148,54 +188,26 @@ impl Hub {
     /// planned; about any other the operators are
     /// asked, in the modes that ask. In mode `allowlist` only the node's list counts. The mode is the stricter of the
     /// Gateway's and the node's own, as its plan names it.
-    pub async fn exec(&self, request: ExecRequest) -> Result<Executed, Refused> {
+    pub async fn exec(&self, request: ExecRequest) -> Result<Executed, NotExecuted> {
         let mode = self.settings().exec_mode;
         let run_id = uuid_v4(machine::random());
+        let recorded = |refused: Refused| {
+            self.record_refusal(&request.node, "system.run", &request.actor, &refused);
+            NotExecuted::unsent(refused)
+        };
         if mode == Mode::Deny {
-            return Err(Refused::ExecDenied);
+            return Err(recorded(Refused::ExecDenied));
         }
         let started = std::time::Instant::now();
-        let prepared = self.prepare(&request).await?;
+        let planning = self.planning(&request).map_err(recorded)?;
+        // What becomes of the planning is on record already.
+        let planned = self.invoke(planning).await.result;
+        let planned = planned.map_err(NotExecuted::unsent)?;
+        let prepared = prepared(&request, &planned).map_err(recorded)?;
         let plan = &prepared.plan;
         let no_overrides = Overrides::new();
-        // Looked up again: turns wait, and operators are removed meanwhile.
-        let scopes = self.lock().present_scopes(&request.caller)?;
-        let typed = request.typed && scopes.allows(Scope::Approvals);
-        // Nobody is asked about what the node will not run, and somebody is about what it would not run unasked.
-        let mut grounds = ExecGrounds::of(&prepared, typed);
-        let stricter = grounds.node.map_or(mode, |own| mode.merge(own));
-        let decision = match stricter {
-            Mode::Full => None,
-            Mode::Deny | Mode::Allowlist => {
-                grounds.check(mode, None)?;
-                None
-            }
-            _ if typed => {
-                self.record_approval(&audit::Event::ApprovalDecided {
-                    approval: run_id.clone(),
-                    decision: Decision::AllowOnce.as_str().to_owned(),
-                    by: request.caller.actor.clone(),
-                })?;
-                Some(Decision::AllowOnce)
-            }
-            // The node's own list is what lets it run: no approval of ours goes with it.
-            Mode::Ask if grounds.listed => None,
-            Mode::AskAlways | Mode::Ask => {
-                let now_ms = self.steady_ms();
-                let wanted = Wanted {
-                    id: run_id.clone(),
-                    caller: approval::Caller::Turn(run_id.clone()),
-                    device: request.caller.device.clone(),
-                    node: request.node.clone(),
-                    prepared: prepared.clone(),
-                    env: Overrides::new(),
-                    may_always: stricter == Mode::Ask && prepared.may_always(),
-                    created_at_ms: now_ms,
-                    expires_at_ms: now_ms + limits::APPROVAL_TTL_MS_DEFAULT,
-                };
-                Some(self.ask(&request.caller, &request.actor, wanted).await?)
-            }
-        };
+        let permitted = self.permitted(&request, &prepared, mode, &run_id).await;
+        let (mut grounds, decision) = permitted.map_err(recorded)?;
         grounds.approved = decision.is_some();
         let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
         let params = RunParams {
@@ -227,6 +239,55 @@ impl Hub {
             total: started.elapsed(),
         };
         Ok(Executed { output, timing })
+    }
+
+    /// On what grounds a planned command may go out, and whose word it took.
+    async fn permitted(
+        &self,
+        request: &ExecRequest,
+        prepared: &Prepared,
+        mode: Mode,
+        run_id: &str,
+    ) -> Result<(ExecGrounds, Option<Decision>), Refused> {
+        // Looked up again: turns wait, and operators are removed meanwhile.
+        let scopes = self.lock().present_scopes(&request.caller)?;
+        let typed = request.typed && scopes.allows(Scope::Approvals);
+        // Nobody is asked about what the node will not run, and somebody is about what it would not run unasked.
+        let grounds = ExecGrounds::of(prepared, typed);
+        let stricter = grounds.node.map_or(mode, |own| mode.merge(own));
+        let decision = match stricter {
+            Mode::Full => None,
+            Mode::Deny | Mode::Allowlist => {
+                grounds.check(mode, None)?;
+                None
+            }
+            _ if typed => {
+                self.record_approval(&audit::Event::ApprovalDecided {
+                    approval: run_id.to_owned(),
+                    decision: Decision::AllowOnce.as_str().to_owned(),
+                    by: request.caller.actor.clone(),
+                })?;
+                Some(Decision::AllowOnce)
+            }
+            // The node's own list is what lets it run: no approval of ours goes with it.
+            Mode::Ask if grounds.listed => None,
+            Mode::AskAlways | Mode::Ask => {
+                let now_ms = self.steady_ms();
+                let wanted = Wanted {
+                    id: run_id.to_owned(),
+                    caller: approval::Caller::Turn(run_id.to_owned()),
+                    device: request.caller.device.clone(),
+                    node: request.node.clone(),
+                    prepared: prepared.clone(),
+                    env: Overrides::new(),
+                    may_always: stricter == Mode::Ask && prepared.may_always(),
+                    created_at_ms: now_ms,
+                    expires_at_ms: now_ms + limits::APPROVAL_TTL_MS_DEFAULT,
+                };
+                Some(self.ask(&request.caller, &request.actor, wanted).await?)
+            }
+        };
+        Ok((grounds, decision))
     }
 
     /// Asks a node where programs are.
@@ -280,12 +341,7 @@ impl Hub {
         }
         let checked = self.run_params(node, caller, text.as_deref());
         if let Err(refused) = &checked {
-            self.record_after_the_fact(&audit::Event::DispatchRefused {
-                node: node.as_str().into(),
-                command: command.into(),
-                rule: refused.log_field(),
-                caller: caller.actor.clone(),
-            });
+            self.record_refusal(node, command, &caller.actor, refused);
         }
         checked
     }
@@ -382,34 +438,21 @@ impl Hub {
         self.invoke(invoke).await.result
     }
 
-    async fn prepare(&self, request: &ExecRequest) -> Result<Prepared, Refused> {
+    fn planning(&self, request: &ExecRequest) -> Result<Invoke, Refused> {
         let (security, ask) = Mode::Full.legacy();
-        let params = PrepareParams {
+        let params = to_json(&PrepareParams {
             command: &request.argv,
             cwd: request.cwd.as_deref(),
             agent_id: &request.agent_id,
             session_key: &request.session_key,
             security,
             ask,
-        };
-        let params = to_json(&params)?;
-        let invoke = Invoke {
+        })?;
+        Ok(Invoke {
             timeout_ms: PREPARE_TIMEOUT_MS,
             actor: request.actor.clone(),
             ..self.plain(&request.node, "system.run.prepare", params, &request.caller)
-        };
-        let result = self.invoke(invoke).await.result?;
-        let payload = result.payload.as_deref().map_or("null", RawValue::get);
-        let prepared = Prepared::parse(payload).map_err(bad_plan)?;
-        prepared
-            .check_asked(&Asked {
-                argv: &request.argv,
-                cwd: request.cwd.as_deref(),
-                agent_id: Some(&request.agent_id),
-                session_key: Some(&request.session_key),
-            })
-            .map_err(bad_plan)?;
-        Ok(prepared)
+        })
     }
 
     pub(super) fn plain(
@@ -434,6 +477,21 @@ impl Hub {
             listener: None,
         }
     }
+}
+
+/// The plan in a node's answer, if it is one of what was asked.
+fn prepared(request: &ExecRequest, answer: &super::NodeResult) -> Result<Prepared, Refused> {
+    let payload = answer.payload.as_deref().map_or("null", RawValue::get);
+    let prepared = Prepared::parse(payload).map_err(bad_plan)?;
+    prepared
+        .check_asked(&Asked {
+            argv: &request.argv,
+            cwd: request.cwd.as_deref(),
+            agent_id: Some(&request.agent_id),
+            session_key: Some(&request.session_key),
+        })
+        .map_err(bad_plan)?;
+    Ok(prepared)
 }
 
 /// A plan's command line for people and for the record.

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub use approvals::{Asked, Outcome};
 pub use connections::Audience;
 pub use devices::{Granted, Issued, LinkRefused};
-pub use exec::{Checked, ExecRequest, Executed, RunOutput};
+pub use exec::{Checked, ExecRequest, Executed, NotExecuted, RunOutput};
 pub use invoke::{Invoke, Invoked, Listener, NodeResult, ResultTaken, Timing};
 pub use nodes::NodeView;
 pub use outbox::{Farewell, Outbox, OutboxReader, Taken};

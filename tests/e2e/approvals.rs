@@ -490,7 +490,7 @@ fn x12_a_node_that_denies_is_not_overruled() {
         .start();
     let denies = r#"{"tools":{"exec":{"mode":"deny"}}}"#;
     let lab = Lab::with_node_config(gateway, Some(denies));
-    let said = lab.say("/run echo x");
+    let said = lab.is_refused("/run echo x");
     assert!(said.contains("security=deny"), "{said}");
 }
 
@@ -727,7 +727,7 @@ fn n6_a_nodes_policy_is_read_and_set_by_an_administrator() {
     assert_eq!(left["file"]["agents"], emptied, "and no other field");
     let error = admin.call("exec.approvals.node.set", &set).unwrap_err();
     assert!(error.message().contains("reload and retry"), "{error:?}");
-    assert!(lab.say("/run echo x").contains("security=deny"));
+    assert!(lab.is_refused("/run echo x").contains("security=deny"));
     // The node says so by itself, too.
     let about = json!({"nodeId": node});
     let said = |report: &Value| {

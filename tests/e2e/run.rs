@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::nodes::PROGRESS;
+use crate::secrets::{RELOADED, reload};
 use crate::support::{
     Connect, Device, Gateway, PASSWORD, PATIENCE, Peer, Process, Setup, peak_memory_kib, program,
 };
@@ -54,6 +57,18 @@ impl Lab {
         let output = self.gateway.cli(&["agent", "--message", message]);
         assert!(output.status.success(), "{message}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What `agent --message` prints of a call that came to no result; it must fail, and say so in a code.
+    pub(crate) fn is_refused(&self, message: &str) -> String {
+        let output = self.gateway.cli(&["agent", "--message", message]);
+        assert_eq!(output.status.code(), Some(1), "{message}: {output:?}");
+        let [said, why] = [output.stdout, output.stderr].map(|it| String::from_utf8(it).unwrap());
+        assert!(
+            why.contains("code: ") && why.contains("dispatched: "),
+            "{why}"
+        );
+        said + &why
     }
 
     /// Waits until the node is there again.
@@ -475,6 +490,99 @@ fn a_sigkill_of_the_gateway_mid_run_loses_no_node_and_runs_nothing_twice() {
     assert_eq!(fs::read_to_string(&log).unwrap(), "ran\n");
     let output = lab.gateway.cli(&["audit", "verify"]);
     assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_run_whose_node_dies_may_have_run_and_says_so() {
+    let lab = Lab::start();
+    let leash = Leash::new(lab.path("leash"));
+    let text = format!("/run {}; sleep 100", leash.take());
+    let node = Pid::from_raw(lab.node.process.pid().try_into().unwrap()).unwrap();
+    let killed = thread::spawn(move || {
+        leash.wait_until_held();
+        kill_process(node, Signal::KILL).unwrap();
+    });
+    let said = lab.is_refused(&text);
+    killed.join().unwrap();
+    for part in [
+        "Unknown, it may have run; find out before you repeat it (UNAVAILABLE): DISCONNECTED",
+        "find out on the node whether it ran",
+        "code: UNAVAILABLE (network, dispatched: unknown)",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("node run"), "{said}");
+    // What lived on is the command's own; the next one is not sent at all.
+    let said = lab.is_refused("/run echo again");
+    assert!(
+        said.starts_with("Refused, not sent (NOT_CONNECTED)"),
+        "{said}"
+    );
+    assert!(said.contains("(network, dispatched: no)"), "{said}");
+    let said = lab.is_refused("/which sh");
+    assert!(
+        said.starts_with("Refused, not sent (NOT_CONNECTED)"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_run_that_is_refused_before_it_is_sent_is_on_record_once() {
+    let lab = Lab::start();
+    let mut writer = Peer::open(&lab.gateway);
+    let scopes = ["operator.read", "operator.write"];
+    writer.connect(&Connect::cli().scopes(&scopes)).unwrap();
+    let end = agent(&mut writer, "/run echo x", "nobody");
+    assert!(end.contains("nobody who could approve"), "{end}");
+    let rules = |expected: &[&str]| {
+        let expected = expected
+            .iter()
+            .map(|rule| format!("\"rule\":\"{rule}\""))
+            .collect::<Vec<_>>();
+        let begun = Instant::now();
+        loop {
+            let audit = lab.gateway.audit();
+            let found: Vec<&str> = audit
+                .lines()
+                .filter(|it| it.contains("dispatch.refused"))
+                .collect();
+            if found.len() >= expected.len() || begun.elapsed() > PATIENCE {
+                assert_eq!(found.len(), expected.len(), "{found:#?}");
+                for (found, rule) in found.iter().zip(&expected) {
+                    assert!(found.contains(rule.as_str()), "{found}");
+                }
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    rules(&["unapproved"]);
+    reload(
+        &lab.gateway,
+        "{tools: {exec: {mode: 'allowlist'}}}",
+        RELOADED,
+    );
+    let said = lab.is_refused("/run echo x");
+    assert!(
+        said.starts_with("Refused, not sent (ALLOWLIST_MISS)"),
+        "{said}"
+    );
+    reload(&lab.gateway, "{tools: {exec: {mode: 'deny'}}}", RELOADED);
+    let said = lab.is_refused("/run echo x");
+    assert!(
+        said.starts_with("Refused, not sent (EXEC_DENIED)"),
+        "{said}"
+    );
+    rules(&["unapproved", "allowlist_miss", "exec_denied"]);
+    // What keeps the planning from the node keeps the command from it, and is recorded there.
+    let denies = "{gateway: {nodes: {commands: {deny: ['system.run.prepare']}}}}";
+    reload(&lab.gateway, denies, RELOADED);
+    let said = lab.is_refused("/run echo x");
+    assert!(
+        said.starts_with("Refused, not sent (INVALID_REQUEST)"),
+        "{said}"
+    );
+    rules(&["unapproved", "allowlist_miss", "exec_denied", "denied"]);
 }
 
 #[test]

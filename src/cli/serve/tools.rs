@@ -9,8 +9,8 @@ use crate::agent::tools::{
 use crate::audit::Actor;
 use crate::auth::scope::Scope;
 use crate::base::{DeviceId, Refusal};
-use crate::hub::{Caller, ExecRequest, Hub, Listener};
-use crate::nodes::Refused;
+use crate::hub::{Caller, ExecRequest, Hub, Listener, NotExecuted};
+use crate::nodes::{Dispatched, Refused};
 
 pub(super) struct HubTools(Arc<Hub>);
 
@@ -36,7 +36,7 @@ impl HubTools {
         };
         found
             .map(|node| (node.id, node.name))
-            .ok_or_else(|| refusal(&Refused::UnknownNode))
+            .ok_or_else(|| refusal(&Refused::UnknownNode, "", Dispatched::No))
     }
 }
 
@@ -60,8 +60,11 @@ impl Tools for HubTools {
                         callable,
                         permitted,
                         reason: why_not.map(|refused| {
-                            let remedy = refused.remedy().replace("NODE", &entry.node_id);
-                            format!("{} ({remedy})", refused.public())
+                            let (said, remedy) = (
+                                refused.public_on(&entry.node_id),
+                                refused.remedy_on(&entry.node_id),
+                            );
+                            format!("{said} ({remedy})")
                         }),
                         node_id: entry.node_id,
                     }
@@ -98,7 +101,13 @@ impl Tools for HubTools {
                     listener: Some(Listener::new(move |_, chunk| updates.output(chunk))),
                 })
                 .await
-                .map_err(|refused| refusal(&refused))?;
+                .map_err(|failed| {
+                    let NotExecuted {
+                        refused,
+                        dispatched,
+                    } = &failed;
+                    refusal(refused, node.as_str(), *dispatched).with_remedy(failed.remedy(&node))
+                })?;
             let output = executed.output;
             let ms = |duration: std::time::Duration| {
                 u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -137,7 +146,7 @@ impl Tools for HubTools {
                 .0
                 .which(&node, &call.bins, caller, actor)
                 .await
-                .map_err(|refused| refusal(&refused))?;
+                .map_err(|refused| refusal(&refused, node.as_str(), refused.dispatched()))?;
             let found = call
                 .bins
                 .into_iter()
@@ -172,7 +181,9 @@ fn turn(caller: &Caller, run_id: &str, session_key: &str) -> Actor {
     }
 }
 
-fn refusal(refused: &Refused) -> ToolRefusal {
+fn refusal(refused: &Refused, node: &str, dispatched: Dispatched) -> ToolRefusal {
     let code = refused.detail_code().unwrap_or_else(|| refused.code());
-    ToolRefusal::new(code, refused.public()).with_remedy(refused.remedy())
+    ToolRefusal::new(code, refused.public_on(node))
+        .with_remedy(refused.remedy_on(node))
+        .told(dispatched, refused.category())
 }

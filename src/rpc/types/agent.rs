@@ -187,6 +187,9 @@ pub struct AgentMeta {
     pub duration_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_meta: Option<Value>,
+    /// Ours: the run's latest tool call came to no result. `code`, `dispatched` and `category` say how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_refused: Option<Value>,
 }
 
 /// `agent.wait`.

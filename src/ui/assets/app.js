@@ -433,6 +433,7 @@ function endTool(key, name, text, isError, details) {
   const facts = [details?.nodeName, details?.exitCode == null ? "" : `exit ${details.exitCode}`];
   if (details?.durationMs != null) facts.push(`${details.durationMs} ms`);
   if (isError) facts.push(details?.code ?? "failed");
+  facts.push({ no: "not sent", yes: "sent", unknown: "may have run" }[details?.dispatched]);
   item.firstElementChild.textContent = [item.what, ...facts].filter(Boolean).join(" \u00b7 ");
   item.firstElementChild.classList.toggle("bad", Boolean(isError));
   item.open = false;
