@@ -15,7 +15,7 @@ use crate::ingress::Client;
 
 /// How late the first, second, … consecutive wrong secret is answered; the last holds for all that follow.
 const DELAYS_MS: [u64; 6] = [250, 500, 1000, 2000, 4000, 5000];
-/// The most that distributed guessing slows an unpaired caller down.
+/// The most that distributed guessing slows an unpaired caller down, and everybody's wrong secret.
 const SLOW_MAX: Duration = Duration::from_secs(5);
 
 /// Kinds of credential. A success with one says nothing about guesses at another.
@@ -192,7 +192,8 @@ impl Limiter {
         Limit::Open { slow: self.slow() }
     }
 
-    /// Counts a wrong secret and says how late to answer it. `answered` must follow when that time is over.
+    /// Counts a wrong secret and says how late to answer it: never earlier than a right one would be (R6). `answered` must
+    /// follow when that time is over.
     #[must_use]
     pub fn failure(
         &mut self,
@@ -204,7 +205,7 @@ impl Limiter {
         self.turn_global_window(now);
         self.global_failures = self.global_failures.saturating_add(1);
         self.waiting = self.waiting.saturating_add(1);
-        let settings = self.settings;
+        let (settings, slow) = (self.settings, self.slow());
         let entry = self.entry(now, key, class);
         if now.saturating_duration_since(entry.window_start) > settings.window {
             entry.window_start = now;
@@ -217,7 +218,7 @@ impl Limiter {
         if entry.in_window >= settings.attempts_max && !exempt {
             entry.locked_until = Some(now + settings.lockout);
         }
-        delay(entry.consecutive)
+        delay(entry.consecutive).max(slow)
     }
 
     /// The late answer to a failure has gone out, or its socket is gone.
@@ -480,12 +481,22 @@ mod tests {
             it.check(now, &stranger, Class::SharedSecret, false),
             Limit::Open { slow: SLOW_MAX }
         );
+        // Whoever guesses waits at least as long as whoever knows.
+        for key in [&stranger, &client("198.51.100.2")] {
+            let late = fail(&mut it, now, key, Class::SharedSecret, false);
+            assert_eq!(late, SLOW_MAX.as_millis());
+        }
         let later = now + Duration::from_secs(200);
         assert_eq!(
             it.check(later, &stranger, Class::SharedSecret, false),
             Limit::Open {
                 slow: Duration::ZERO
             }
+        );
+        let other = client("198.51.100.3");
+        assert_eq!(
+            fail(&mut it, later, &other, Class::SharedSecret, false),
+            250
         );
     }
 
