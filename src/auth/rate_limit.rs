@@ -145,7 +145,8 @@ pub struct Limiter {
     entries: BTreeMap<(LimitKey, Class), Entry>,
     /// Keys in the order in which they first failed.
     order: VecDeque<(LimitKey, Class)>,
-    waiting: u32,
+    /// Of each class.
+    waiting: [u32; 3],
     global_start: Option<Instant>,
     global_failures: u32,
     global_failures_before: u32,
@@ -157,7 +158,7 @@ impl Limiter {
             settings,
             entries: BTreeMap::new(),
             order: VecDeque::new(),
-            waiting: 0,
+            waiting: [0; 3],
             global_start: None,
             global_failures: 0,
             global_failures_before: 0,
@@ -182,9 +183,11 @@ impl Limiter {
             };
         }
         let waiting = entry.map_or(0, |entry| entry.waiting);
-        if waiting >= limits::LATE_ANSWERS_PER_CLIENT_MAX
-            || self.waiting >= limits::LATE_ANSWERS_MAX
-        {
+        // Devices that have a record and programs of this host are few, so the bound of each is enough; strangers together
+        // must not use up their turn.
+        let stranger = !exempt && !matches!(key, LimitKey::Device(_));
+        let crowded = stranger && self.waiting[class as usize] >= limits::LATE_ANSWERS_MAX;
+        if crowded || waiting >= limits::LATE_ANSWERS_PER_CLIENT_MAX {
             return Limit::Locked {
                 retry_after: delay(u32::MAX),
             };
@@ -204,7 +207,8 @@ impl Limiter {
     ) -> Duration {
         self.turn_global_window(now);
         self.global_failures = self.global_failures.saturating_add(1);
-        self.waiting = self.waiting.saturating_add(1);
+        let waiting = &mut self.waiting[class as usize];
+        *waiting = waiting.saturating_add(1);
         let (settings, slow) = (self.settings, self.slow());
         let entry = self.entry(now, key, class);
         if now.saturating_duration_since(entry.window_start) > settings.window {
@@ -223,7 +227,8 @@ impl Limiter {
 
     /// The late answer to a failure has gone out, or its socket is gone.
     pub fn answered(&mut self, key: &LimitKey, class: Class) {
-        self.waiting = self.waiting.saturating_sub(1);
+        let waiting = &mut self.waiting[class as usize];
+        *waiting = waiting.saturating_sub(1);
         if let Some(entry) = self.entries.get_mut(&(key.clone(), class)) {
             entry.waiting = entry.waiting.saturating_sub(1);
         }
@@ -536,5 +541,36 @@ mod tests {
             it.check(now, &key, Class::SharedSecret, true),
             Limit::Open { .. }
         ));
+    }
+
+    #[test]
+    fn r8_strangers_whose_answers_wait_hold_up_no_device_and_no_program_of_this_host() {
+        let (mut it, now) = limiter();
+        let open = |it: &mut Limiter, key: &LimitKey, class, exempt| {
+            matches!(it.check(now, key, class, exempt), Limit::Open { .. })
+        };
+        for class in [Class::SharedSecret, Class::DeviceToken] {
+            for n in 0..limits::LATE_ANSWERS_MAX {
+                let _ = it.failure(now, &LimitKey::V4(n.into()), class, false);
+            }
+        }
+        let stranger = client("203.0.113.9");
+        assert!(!open(&mut it, &stranger, Class::SharedSecret, false));
+        assert!(!open(&mut it, &stranger, Class::DeviceToken, false));
+        assert!(open(&mut it, &stranger, Class::SignInLink, false));
+        let device = LimitKey::Device(DeviceId::from_digest([7; 32]));
+        assert!(open(&mut it, &device, Class::DeviceToken, false));
+        let local = client("127.0.0.1");
+        assert!(open(&mut it, &local, Class::SharedSecret, true));
+        assert!(!open(&mut it, &local, Class::SharedSecret, false), "a page");
+        it.answered(&LimitKey::V4(0.into()), Class::SharedSecret);
+        assert!(open(&mut it, &stranger, Class::SharedSecret, false));
+        // Each of them has its own bound.
+        for _ in 0..limits::LATE_ANSWERS_PER_CLIENT_MAX {
+            let _ = it.failure(now, &device, Class::DeviceToken, true);
+            let _ = it.failure(now, &local, Class::SharedSecret, true);
+        }
+        assert!(!open(&mut it, &device, Class::DeviceToken, true));
+        assert!(!open(&mut it, &local, Class::SharedSecret, true));
     }
 }

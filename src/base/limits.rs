@@ -143,7 +143,8 @@ pub const NAME_CHARS_MAX: usize = 64;
 pub const LIMITER_ENTRIES_MAX: usize = 4096;
 /// Wrong secrets of one client that wait for their late answer. More than one client's pre-auth sockets.
 pub const LATE_ANSWERS_PER_CLIENT_MAX: u32 = 64;
-/// Wrong secrets that wait for their late answer, in all.
+/// Wrong secrets of one class that wait for their late answer, from which on no stranger's is compared. Paired devices and
+/// programs of this host each have the bound above.
 pub const LATE_ANSWERS_MAX: u32 = 1024;
 /// Failed attempts of all clients within one window from which on everybody unpaired is slowed down.
 pub const GLOBAL_FAILURES_SLOW: u32 = 300;
