@@ -73,6 +73,30 @@ fn rust_files(dir: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
+#[test]
+fn a3_no_secret_is_compared_by_its_bytes() {
+    let mut files = Vec::new();
+    rust_files(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut files,
+    );
+    let mut wrong = Vec::new();
+    for path in files.iter().filter(|path| !path.ends_with("tests.rs")) {
+        let text = fs::read_to_string(path).expect("file is text");
+        let code = text
+            .split("#[cfg(test)]\nmod tests {")
+            .next()
+            .unwrap_or_default();
+        for (number, line) in code.lines().enumerate() {
+            let exposed = line.contains(".expose()") || line.contains(".expose_str()");
+            if exposed && (line.contains("==") || line.contains("!=")) {
+                wrong.push(format!("{}:{}", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "use auth::secret_eq: {wrong:?}");
+}
+
 /// The first segment of every `crate::…` path in a file, up to its tests.
 fn imports(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();

@@ -3,7 +3,8 @@
 //! In: the operator's secret, or the stored digest of a device token, and what a caller presented. Out: yes or no.
 //! Attacker controls: the candidate. Bounds: one SHA-256 of the candidate (a frame holds it, so its length is bounded
 //! before) and one comparison of 32 bytes, whatever was presented.
-//! Errors: none; a missing candidate is hashed and compared too, and then refused.
+//! Errors: none; a missing candidate is hashed and compared too, and then refused. (Whoever presents no credential at all
+//! knows that, and is told without a comparison.)
 
 use std::fmt;
 
@@ -33,7 +34,7 @@ impl ConfiguredSecret {
         bool::from(self.0[..].ct_eq(&other.0[..]))
     }
 
-    /// Whether the candidate is the secret. The same work is done for a missing, short, long or wrong candidate.
+    /// Whether the candidate is the secret. The work depends on the candidate's length and never on the secret.
     pub fn matches(&self, candidate: Option<&[u8]>) -> bool {
         bool::from(equals(&self.0, candidate))
     }

@@ -10,6 +10,7 @@ use super::resolve::{
     TAILSCALE_MODES, TailscaleMode,
 };
 use super::secret_ref::{Resolver, SecretInput, Source};
+use crate::auth::secret_eq::TokenDigest;
 use crate::base::Secret;
 use crate::net::{self, Doors, ProxyDoor};
 
@@ -62,9 +63,9 @@ impl ServerSecret {
         match (&self.hooks, &self.input) {
             (SecretInput::Ref(theirs), SecretInput::Ref(ours)) if theirs == ours => true,
             (SecretInput::Ref(theirs), _) if theirs.source == Source::Exec => false,
-            (theirs, _) => resolver
-                .read("hooks.token", theirs)
-                .is_ok_and(|theirs| theirs.is_some_and(|it| it.expose() == secret.expose())),
+            (theirs, _) => resolver.read("hooks.token", theirs).is_ok_and(|theirs| {
+                theirs.is_some_and(|it| TokenDigest::of(it.expose()).matches(Some(secret.expose())))
+            }),
         }
     }
 }
