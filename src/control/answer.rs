@@ -64,11 +64,6 @@ pub(super) fn now(id: &str, result: Result<impl Serialize, ErrorShape>) -> Answe
     Answer::Now(frame(id, result))
 }
 
-/// A call that was refused.
-pub(super) fn refused(id: &str, error: &ErrorShape) -> Answer {
-    Answer::Now(encode::refusal(id, error))
-}
-
 pub(super) fn frame(id: &str, result: Result<impl Serialize, ErrorShape>) -> String {
     match result {
         Ok(payload) => encode::response(id, &payload),

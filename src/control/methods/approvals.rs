@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::super::answer::{error_of, error_on, frame, refused};
+use super::super::answer::{error_of, error_on, frame};
 use super::super::{Answer, Control, Room};
 use super::{nodes::relayed, params};
 use crate::audit::Digest;
@@ -29,17 +29,14 @@ pub(super) fn request(
     caller: &Caller,
     request: &Request<'_>,
     room: Room,
-) -> Answer {
+) -> Result<Answer, ErrorShape> {
     let id = request.id.as_ref().to_owned();
-    let (asked, two_phase) = match asked(request) {
-        Ok(asked) => asked,
-        Err(error) => return refused(&id, &error),
-    };
+    let (asked, two_phase) = asked(request)?;
     let node = asked.node.clone();
-    let wanted = match control.hub.request_approval(caller, asked) {
-        Ok(Approval { wanted, .. }) => wanted,
-        Err(error) => return refused(&id, &error_on(&error, node.as_str())),
-    };
+    let Approval { wanted, .. } = control
+        .hub
+        .request_approval(caller, asked)
+        .map_err(|error| error_on(&error, node.as_str()))?;
     if two_phase {
         let accepted = ExecApprovalAccepted {
             status: "accepted",
@@ -96,12 +93,14 @@ fn asked(request: &Request<'_>) -> Result<(Asked, bool), ErrorShape> {
     Ok((asked, given.two_phase))
 }
 
-pub(super) fn wait(control: &Arc<Control>, request: &Request<'_>, room: Room) -> Answer {
+pub(super) fn wait(
+    control: &Arc<Control>,
+    request: &Request<'_>,
+    room: Room,
+) -> Result<Answer, ErrorShape> {
     let id = request.id.as_ref().to_owned();
-    match params::<ExecApprovalIdParams>(Method::ExecApprovalWaitDecision, request) {
-        Ok(given) => decision(control, id, given.id, true, room),
-        Err(error) => refused(&id, &error),
-    }
+    let given: ExecApprovalIdParams = params(Method::ExecApprovalWaitDecision, request)?;
+    decision(control, id, given.id, true, room)
 }
 
 fn decision(
@@ -110,9 +109,9 @@ fn decision(
     approval: String,
     with_reason: bool,
     room: Room,
-) -> Answer {
+) -> Result<Answer, ErrorShape> {
     let control = Arc::clone(control);
-    room.later(async move {
+    Ok(room.later(async move {
         let outcome = control.hub.decision(&approval).await;
         let answer = outcome.ok_or_else(not_found);
         let answer = answer.map(|outcome: Outcome| ExecApprovalDecision {
@@ -123,7 +122,7 @@ fn decision(
             terminal_reason: with_reason.then_some(outcome.reason),
         });
         frame(&id, answer)
-    })
+    }))
 }
 
 pub(super) fn get(control: &Control, request: &Request<'_>) -> Result<Value, ErrorShape> {
@@ -188,14 +187,11 @@ pub(super) fn node_policy(
     method: Method,
     request: &Request<'_>,
     room: Room,
-) -> Answer {
+) -> Result<Answer, ErrorShape> {
     let id = request.id.as_ref().to_owned();
-    let given: ExecApprovalsNodeParams = match params(method, request) {
-        Ok(given) => given,
-        Err(error) => return refused(&id, &error),
-    };
+    let given: ExecApprovalsNodeParams = params(method, request)?;
     let Some(node) = DeviceId::parse(&given.node_id) else {
-        return refused(&id, &error_of(&Refused::UnknownNode));
+        return Err(error_of(&Refused::UnknownNode));
     };
     let set = match (method, given.file) {
         (Method::ExecApprovalsNodeGet, _) => None,
@@ -210,11 +206,11 @@ pub(super) fn node_policy(
         (_, None) => {
             let sentence =
                 "invalid exec.approvals.node.set params: must have required property 'file'";
-            return refused(&id, &ErrorShape::invalid_request(sentence));
+            return Err(ErrorShape::invalid_request(sentence));
         }
     };
     let (control, caller) = (Arc::clone(control), caller.clone());
-    room.later(async move {
+    Ok(room.later(async move {
         let answer = control.hub.node_policy_file(&caller, &node, set).await;
         let answer = answer.map(|result| result.payload);
         relayed(
@@ -222,7 +218,7 @@ pub(super) fn node_policy(
             &id,
             answer.map_err(|refused| error_on(&refused, node.as_str())),
         )
-    })
+    }))
 }
 
 fn not_found() -> ErrorShape {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::super::answer::{frame, refused};
+use super::super::answer::frame;
 use super::super::{Answer, Control, Room};
 use super::params;
 use crate::agent::payload::{self, HistoryQuery};
@@ -114,12 +114,9 @@ pub(super) fn agent(
     caller: &Caller,
     request: &Request<'_>,
     room: Room,
-) -> Answer {
+) -> Result<Answer, ErrorShape> {
     let id = request.id.as_ref().to_owned();
-    let (accepted, key) = match begin(control, caller, request) {
-        Ok(begun) => begun,
-        Err(error) => return refused(&id, &error),
-    };
+    let (accepted, key) = begin(control, caller, request)?;
     caller.outbox.send(encode::response(
         &id,
         &payload::agent_accepted(&accepted, &key),
@@ -130,7 +127,7 @@ pub(super) fn agent(
         finish,
         ..
     } = accepted;
-    room.later(async move {
+    Ok(room.later(async move {
         let outcome = match state {
             RunState::Finished(outcome) => Some(outcome),
             RunState::Started | RunState::InFlight => finish.wait().await,
@@ -153,7 +150,7 @@ pub(super) fn agent(
             }
             None => encode::refusal(&id, &ErrorShape::unavailable("the gateway is stopping")),
         }
-    })
+    }))
 }
 
 fn begin(
@@ -187,17 +184,18 @@ fn begin(
     Ok((accepted, key))
 }
 
-pub(super) fn wait(control: &Arc<Control>, request: &Request<'_>, room: Room) -> Answer {
+pub(super) fn wait(
+    control: &Arc<Control>,
+    request: &Request<'_>,
+    room: Room,
+) -> Result<Answer, ErrorShape> {
     let id = request.id.as_ref().to_owned();
-    let wanted: AgentWaitParams = match params(Method::AgentWait, request) {
-        Ok(wanted) => wanted,
-        Err(error) => return refused(&id, &error),
-    };
+    let wanted: AgentWaitParams = params(Method::AgentWait, request)?;
     let Some(finish) = control.agent.find(&wanted.run_id, None) else {
-        return refused(&id, &ErrorShape::invalid_request("unknown runId"));
+        return Err(ErrorShape::invalid_request("unknown runId"));
     };
     let timeout = Duration::from_millis(wanted.timeout_ms.unwrap_or(WAIT_DEFAULT_MS));
-    room.later(async move {
+    Ok(room.later(async move {
         let outcome = tokio::time::timeout(timeout, finish.wait())
             .await
             .ok()
@@ -206,7 +204,7 @@ pub(super) fn wait(control: &Arc<Control>, request: &Request<'_>, room: Room) ->
             &id,
             Ok(payload::agent_waited(&wanted.run_id, outcome.as_ref())),
         )
-    })
+    }))
 }
 
 pub(super) fn identity() -> Value {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::answer::{now, refused};
+use super::answer::now;
 use super::{Answer, Control, Room};
 use crate::auth::permission::PermissionRefusal;
 use crate::hub::Caller;
@@ -33,7 +33,7 @@ pub(super) fn dispatch(
 ) -> Result<Answer, ErrorShape> {
     let id = request.id.as_ref();
     Ok(match method {
-        Method::Connect => refused(id, &PermissionRefusal::SecondConnect.error()),
+        Method::Connect => return Err(PermissionRefusal::SecondConnect.error()),
         Method::Health => now(id, Ok(health::health(control, caller))),
         Method::Status => now(id, Ok(health::status(control, caller))),
         Method::SystemPresence => now(id, Ok(control.hub.presence(caller).0)),
@@ -53,8 +53,8 @@ pub(super) fn dispatch(
         Method::NodeRename => now(id, nodes::rename(control, caller, request)),
         Method::NodeList => now(id, Ok(nodes::list(control))),
         Method::NodeDescribe => now(id, nodes::describe(control, request)),
-        Method::NodeInvoke => nodes::invoke(control, caller, request, room?),
-        Method::PortcullisNodesExplain => nodes::explain(control, caller, request, room?),
+        Method::NodeInvoke => nodes::invoke(control, caller, request, room?)?,
+        Method::PortcullisNodesExplain => nodes::explain(control, caller, request, room?)?,
         Method::PortcullisNodesReport => now(id, nodes::report(control, request)),
 
         Method::NodeInvokeResult => now(id, nodes::result(control, caller, request)),
@@ -67,19 +67,19 @@ pub(super) fn dispatch(
         Method::NodeSkillsUpdate => now(id, nodes::skills(caller, request)),
         Method::NodePluginToolsUpdate => now(id, nodes::plugin_tools(caller, request)),
 
-        Method::ExecApprovalRequest => approvals::request(control, caller, request, room?),
+        Method::ExecApprovalRequest => approvals::request(control, caller, request, room?)?,
         Method::ExecApprovalGet => now(id, approvals::get(control, request)),
         Method::ExecApprovalList => now(id, Ok(control.hub.approval_list())),
-        Method::ExecApprovalWaitDecision => approvals::wait(control, request, room?),
+        Method::ExecApprovalWaitDecision => approvals::wait(control, request, room?)?,
         Method::ApprovalGet => now(id, approvals::snapshot(control, request)),
         Method::ApprovalResolve => now(id, approvals::resolve_any(control, caller, request)),
         // There are approvals of commands only.
         Method::PluginApprovalList | Method::OpenclawApprovalList => now(id, Ok(json!([]))),
         Method::ExecApprovalsNodeGet => {
-            approvals::node_policy(control, caller, method, request, room?)
+            approvals::node_policy(control, caller, method, request, room?)?
         }
         Method::ExecApprovalsNodeSet => {
-            approvals::node_policy(control, caller, method, request, room?)
+            approvals::node_policy(control, caller, method, request, room?)?
         }
         Method::ExecApprovalResolve => now(id, approvals::resolve(control, caller, request)),
 
@@ -88,8 +88,8 @@ pub(super) fn dispatch(
         Method::ChatHistory => now(id, chat::history(control, request)),
         Method::ChatSend => now(id, chat::send(control, caller, request)),
         Method::ChatAbort => now(id, chat::abort(control, request)),
-        Method::Agent => chat::agent(control, caller, request, room?),
-        Method::AgentWait => chat::wait(control, request, room?),
+        Method::Agent => chat::agent(control, caller, request, room?)?,
+        Method::AgentWait => chat::wait(control, request, room?)?,
         Method::AgentIdentityGet => now(id, Ok(chat::identity())),
         Method::AgentsList => now(id, Ok(crate::agent::payload::agents_list())),
         Method::ModelsList => now(id, Ok(chat::models())),

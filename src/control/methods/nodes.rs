@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::super::answer::{denied, error_of, error_on, frame, refused, unsent};
+use super::super::answer::{denied, error_of, error_on, frame, unsent};
 use super::super::{Answer, Control, Room};
 use super::params;
 use crate::agent::session_key::{AGENT_ID, SessionKey};
@@ -85,7 +85,7 @@ pub(super) fn explain(
     caller: &Caller,
     request: &Request<'_>,
     room: Room,
-) -> Answer {
+) -> Result<Answer, ErrorShape> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct Params {
@@ -94,12 +94,9 @@ pub(super) fn explain(
         params: Option<Box<RawValue>>,
     }
     let id = request.id.as_ref().to_owned();
-    let wanted: Params = match params(Method::PortcullisNodesExplain, request) {
-        Ok(wanted) => wanted,
-        Err(error) => return refused(&id, &error),
-    };
+    let wanted: Params = params(Method::PortcullisNodesExplain, request)?;
     let (control, caller) = (Arc::clone(control), caller.clone());
-    room.later(async move {
+    Ok(room.later(async move {
         let Params {
             node_id,
             command,
@@ -110,7 +107,7 @@ pub(super) fn explain(
                 .hub
                 .explain(&caller, &node_id, &command, params.as_deref(), AGENT_ID);
         frame(&id, Ok(explained.await))
-    })
+    }))
 }
 
 /// `portcullis.nodes.report`, ours: the states of every node and command.
@@ -196,14 +193,12 @@ pub(super) fn invoke(
     caller: &Caller,
     request: &Request<'_>,
     room: Room,
-) -> Answer {
+) -> Result<Answer, ErrorShape> {
     let id = request.id.as_ref().to_owned();
-    let wanted: NodeInvokeParams = match params(Method::NodeInvoke, request) {
-        Ok(wanted) => wanted,
-        Err(error) => return refused(&id, &unsent(error, Category::Protocol)),
-    };
+    let wanted: NodeInvokeParams =
+        params(Method::NodeInvoke, request).map_err(|error| unsent(error, Category::Protocol))?;
     let Some(node) = DeviceId::parse(&wanted.node_id) else {
-        return refused(&id, &error_of(&Refused::UnknownNode));
+        return Err(error_of(&Refused::UnknownNode));
     };
     for (name, text) in [
         ("idempotencyKey", &wanted.idempotency_key),
@@ -215,7 +210,7 @@ pub(super) fn invoke(
                 limits::IDEMPOTENCY_KEY_BYTES_MAX
             );
             let error = ErrorShape::invalid_request(sentence);
-            return refused(&id, &unsent(error, Category::Protocol));
+            return Err(unsent(error, Category::Protocol));
         }
     }
     let params_text = wanted.params.as_deref().map_or("", RawValue::get);
@@ -229,12 +224,12 @@ pub(super) fn invoke(
             .unwrap_or(limits::INVOKE_TIMEOUT_MS_DEFAULT),
     };
     // Now, and not when the call gets its turn: what this caller asks next comes after it.
-    let mut place = match control.hub.enter(caller, asked.clone()) {
-        Ok(place) => place,
-        Err(refused) => return self::refused(&id, &error_on(&refused, asked.node.as_str())),
-    };
+    let mut place = control
+        .hub
+        .enter(caller, asked.clone())
+        .map_err(|refused| error_on(&refused, asked.node.as_str()))?;
     let (control, caller) = (Arc::clone(control), caller.clone());
-    room.later_holding(async move {
+    Ok(room.later_holding(async move {
         let make = || {
             let checked =
                 control
@@ -289,7 +284,7 @@ pub(super) fn invoke(
             false => relayed(&caller.outbox, &id, result(false).map_err(failed)),
         };
         (answer, place)
-    })
+    }))
 }
 
 fn shown_timing(timing: Timing) -> NodeInvokeTiming {
