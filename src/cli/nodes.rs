@@ -23,7 +23,7 @@ use crate::client::Event;
 use crate::client::call::shown;
 use crate::client::credentials::Caller;
 use crate::machine;
-use crate::nodes::{Explanation, Report};
+use crate::nodes::{Explanation, Report, is_reserved};
 use crate::rpc::types::node::{
     NodeApprovalState, NodeEntry, NodeInvokeParams, NodeInvokeResult, NodeList, NodeProgressEvent,
 };
@@ -56,7 +56,10 @@ fn scopes(command: &Nodes) -> Vec<Scope> {
         // An explanation is for the one who would invoke.
         Nodes::Invoke { command, .. } | Nodes::Explain { command, .. } => {
             let mut scopes = vec![Scope::Read, Scope::Write, Scope::Approvals];
-            let scope = permission::scope_of_command(command);
+            let scope = match is_reserved(command) {
+                true => Scope::Admin,
+                false => permission::scope_of_command(command),
+            };
             if !scopes.contains(&scope) {
                 scopes.push(scope);
             }

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::nodes::{approval, seen};
 use super::output::{self, ago, short_id};
 use crate::client::call::shown;
-use crate::nodes::{CommandReport, Explanation, Finding, NodeReport, Report, Verdict};
+use crate::nodes::{CommandReport, Explanation, Finding, NodeReport, Report, Verdict, is_reserved};
 use crate::rpc::types::node::{NodeEntry, NodeInvokeResult};
 
 /// One line a node. Without a report, from a Gateway that is not ours, two columns stay empty.
@@ -59,6 +59,8 @@ fn runs(node: &NodeEntry, report: Option<&NodeReport>) -> String {
         return node.commands.join(",");
     };
     let word = |command: &CommandReport| match command.verdict {
+        // These have methods of their own.
+        _ if is_reserved(&command.command) => None,
         Verdict::Allow => Some(command.command.clone()),
         Verdict::Ask => Some(format!("{} (asks)", command.command)),
         Verdict::Deny | Verdict::Unknown => None,
@@ -271,13 +273,23 @@ pub fn explanation(found: &Explanation) -> String {
         Verdict::Ask => "it would run once it is approved",
         Verdict::Deny | Verdict::Unknown => "it would not run now",
     };
-    lines.push(format!("\n{}: {verdict}", shown(&found.command)));
+    let what = match found.command.as_str() {
+        "system.run" => "system.run by a `/run`".to_owned(),
+        command => shown(command),
+    };
+    lines.push(format!("\n{what}: {verdict}"));
     let more = [("refusal", &found.refusal), ("change", &found.change)];
     for (name, text) in more {
         if let Some(text) = text {
             lines.push(format!("  {name}: {}", shown(text)));
         }
     }
+    lines.extend(
+        found
+            .notes
+            .iter()
+            .map(|note| format!("  note: {}", shown(note))),
+    );
     lines.join("\n")
 }
 

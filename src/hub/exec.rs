@@ -424,7 +424,7 @@ impl Hub {
         };
         let mut params_json = "{}".to_owned();
         if let Some((params, after_sha256)) = set {
-            self.decide_reserved(&self.lock(), node, command)?;
+            self.decide_any(&self.lock(), node, command)?;
             self.record_approval(&audit::Event::PolicyChanged {
                 policy: "exec-approvals".to_owned(),
                 before_sha256: None,

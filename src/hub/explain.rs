@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 
 use super::{Caller, Hub, Inner};
 use crate::auth::permission;
+use crate::auth::scope::Scope;
 use crate::base::{DeviceId, Refusal};
+use crate::exec::approval::Unapproved;
 use crate::exec::{Mode, Prepared};
 use crate::machine;
 use crate::nodes::{
@@ -98,14 +100,50 @@ impl Hub {
         let found = of_caller
             .cloned()
             .or_else(|| refusal.map(|refused| Finding::refused("dispatch", &refused, node)));
+        let verdict = found.as_ref().map_or(Verdict::Allow, |found| found.verdict);
         Explanation {
             node_id: node.to_owned(),
             command: command.to_owned(),
-            verdict: found.as_ref().map_or(Verdict::Allow, |found| found.verdict),
+            verdict,
+            notes: self.notes(caller, node, command, verdict),
             change: found.as_ref().and_then(|found| found.change.clone()),
             refusal: found.map(|found| found.rule),
             layers,
         }
+    }
+
+    /// What somebody would expect after this verdict, and what else it takes.
+    fn notes(&self, caller: &Caller, node: &str, command: &str, verdict: Verdict) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !matches!(verdict, Verdict::Allow | Verdict::Ask) {
+            return notes;
+        }
+        if nodes::is_reserved(command) {
+            let way = match command {
+                "system.execApprovals.get" => format!("`portcullis approvals get --node {node}`"),
+                _ => "`portcullis gateway call exec.approvals.node.set`".to_owned(),
+            };
+            notes.push(format!("node.invoke never takes it: {way}"));
+        }
+        if command != "system.run" {
+            return notes;
+        }
+        if let Err(refused) = exec_gate(self.settings().exec_mode, false, false, None) {
+            notes.push(format!(
+                "this is about a `/run`; `portcullis nodes invoke` of it is refused now, {}: {}",
+                refused.public_on(node),
+                refused.remedy_on(node)
+            ));
+        }
+        if verdict == Verdict::Ask && !self.lock().connections.has_approver(caller) {
+            let refused = Refused::Unapproved(Unapproved::NoApprover);
+            notes.push(format!(
+                "until then it is refused at once, unless an operator with operator.approvals types it, {}: {}",
+                refused.public(),
+                refused.remedy_on(node)
+            ));
+        }
+        notes
     }
 
     fn explain_here(
@@ -141,7 +179,7 @@ impl Hub {
             &id,
             command,
         ));
-        let refused = self.decide(&inner, &id, command).err();
+        let refused = self.decide_any(&inner, &id, command).err();
         (layers, refused)
     }
 
@@ -194,6 +232,21 @@ impl Hub {
         let Some(mode) = prepared.node_mode() else {
             return unknown("its plan names no policy that we know");
         };
+        // A node of ours leaves a program that it does not find as it is written, and without a file.
+        let program = prepared.plan.argv.first().map_or("", String::as_str);
+        let is_found = program.starts_with('/')
+            && (mode == Mode::Full || prepared.plan.mutable_file_operand.is_some());
+        if named && !is_found && self.lock().registry.is_ours(&id) {
+            let refused = Refused::Node {
+                code: "SYSTEM_RUN_FAILED".to_owned(),
+                message: format!("command not found or not executable: {program:?}"),
+            };
+            let finding = Finding::refused("node", &refused, node).under("the node's PATH");
+            return NodeWord {
+                refused: Some(refused),
+                ..NodeWord::of(finding)
+            };
+        }
         // What was not named is on no list.
         let listed = named && prepared.is_listed();
         let holds = if listed { "holds" } else { "does not hold" };
@@ -243,7 +296,7 @@ impl Hub {
         let report = |command: &&String| {
             let passes =
                 |layer| nodes::judge(layer, &policy, &device.platform, surface, command).is_ok();
-            let refused = self.decide(inner, id, command).err().or_else(|| {
+            let refused = self.decide_any(inner, id, command).err().or_else(|| {
                 let own = record.and_then(|record| record.host.as_ref()?.mode());
                 let gate = || unapproved(own, false).check(mode, None).err();
                 let plan = || self.decide(inner, id, PREPARE).err();
@@ -301,13 +354,14 @@ fn path_of(caller: &Caller, node: &str, command: &str) -> Finding {
 
 /// The caller's own right to relay a command.
 fn scope_of(caller: &Caller, command: &str) -> Finding {
-    let needed = permission::scope_of_command(command);
-    match permission::check(
-        Method::NodeInvoke,
-        caller.role,
-        caller.scopes,
-        Some(command),
-    ) {
+    let (method, needed) = match command {
+        _ if !nodes::is_reserved(command) => {
+            (Method::NodeInvoke, permission::scope_of_command(command))
+        }
+        _ if command.ends_with(".get") => (Method::ExecApprovalsNodeGet, Scope::Admin),
+        _ => (Method::ExecApprovalsNodeSet, Scope::Admin),
+    };
+    match permission::check(method, caller.role, caller.scopes, Some(command)) {
         Ok(()) => Finding::new(
             "scope",
             Verdict::Allow,

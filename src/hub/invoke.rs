@@ -313,12 +313,8 @@ impl Hub {
             return Err(Refused::CallerWithdrawn);
         }
         invoke.caller.check_path(&invoke.command)?;
-        // `node.invoke` never gets here with one of these.
-        let conn = if is_reserved {
-            self.decide_reserved(&inner, &invoke.node, &invoke.command)?
-        } else {
-            self.decide(&inner, &invoke.node, &invoke.command)?
-        };
+        // `node.invoke` never gets here with a reserved one.
+        let conn = self.decide_any(&inner, &invoke.node, &invoke.command)?;
         self.check_exec(&invoke.command, invoke.grounds)?;
         inner.invokes.has_room()?;
         if keyed
@@ -389,8 +385,9 @@ impl Hub {
         }
     }
 
-    /// Whether a node may run a command now, and over which session.
-    pub(super) fn decide(
+    /// Whether a node may run a command now, and over which session. The caller has the scope, and the method, that a
+    /// reserved one takes.
+    pub(super) fn decide_any(
         &self,
         inner: &Inner,
         node: &DeviceId,
@@ -398,36 +395,23 @@ impl Hub {
     ) -> Result<ConnId, Refused> {
         let device = inner.pairing.device(node).ok_or(Refused::UnknownNode)?;
         let session = inner.registry.session(node);
-        let surface = surface(inner, node);
-        nodes::decide(
-            &self.command_policy(node),
-            &device.platform,
-            surface,
-            command,
-        )?;
+        let policy = self.command_policy(node);
+        nodes::decide_any(&policy, &device.platform, surface(inner, node), command)?;
         session
             .map(|session| session.conn.clone())
             .ok_or(Refused::NotConnected)
     }
 
-    /// Whether a node takes a command that has methods of its own: it declares it, an operator approved the node, and no
-    /// rule denies it. The method's scope takes the place of `gateway.nodes.commands.allow`.
-    pub(super) fn decide_reserved(
+    /// The same for `node.invoke`, which takes no reserved command.
+    pub(super) fn decide(
         &self,
         inner: &Inner,
         node: &DeviceId,
         command: &str,
     ) -> Result<ConnId, Refused> {
-        inner.pairing.device(node).ok_or(Refused::UnknownNode)?;
-        let session = inner.registry.session(node).ok_or(Refused::NotConnected)?;
-        self.command_policy(node).check_denials(command)?;
-        let command = command.to_owned();
-        if !session.facts.commands.contains(&command) {
-            return Err(Refused::NotDeclared { command });
-        }
-        match inner.pairing.surface(node) {
-            Some(_) => Ok(session.conn.clone()),
-            None => Err(Refused::SurfacePending { request_id: None }),
+        match inner.pairing.device(node) {
+            Some(_) if nodes::is_reserved(command) => Err(Refused::ReservedCommand),
+            _ => self.decide_any(inner, node, command),
         }
     }
 
@@ -470,11 +454,7 @@ impl Hub {
             if command == "system.run" && mode == Mode::Deny {
                 return true;
             }
-            let decided = if nodes::is_reserved(command) {
-                self.decide_reserved(inner, node, command)
-            } else {
-                self.decide(inner, node, command)
-            };
+            let decided = self.decide_any(inner, node, command);
             // Of a node that has gone, its session's end says what became of it.
             !matches!(decided, Ok(_) | Err(Refused::NotConnected))
         };

@@ -95,6 +95,9 @@ pub struct Explanation {
     /// The one thing to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<String>,
+    /// What the verdict does not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     pub layers: Vec<Finding>,
 }
 
@@ -169,6 +172,10 @@ pub fn layers(
                 let rule = match layer {
                     Layer::Online => "the node has a session",
                     Layer::Declared => "the node declares it",
+                    Layer::Approved if policy::is_reserved(command) => {
+                        "an operator approved this node"
+                    }
+                    Layer::Policy if policy::is_reserved(command) => "no list denies it",
                     Layer::Approved => "an operator approved it for this node",
                     Layer::Policy => "the gateway's command policy permits it",
                     Layer::Path => "the node's path is not a public one",
@@ -201,7 +208,7 @@ pub fn layers(
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::policy::decide;
+    use super::super::policy::{decide, decide_any, is_reserved};
     use super::*;
 
     const COMMANDS: [&str; 6] = [
@@ -256,7 +263,12 @@ mod tests {
             };
             let node = DeviceId::from_digest([1; 32]);
             let found = layers(&policy, platform, surface, &node, command);
-            let dispatched = decide(&policy, platform, surface, command);
+            let dispatched = decide_any(&policy, platform, surface, command);
+            let invoked = decide(&policy, platform, surface, command);
+            match is_reserved(command) {
+                true => prop_assert_eq!(invoked, Err(Refused::ReservedCommand)),
+                false => prop_assert_eq!(&invoked, &dispatched),
+            }
             let allows = found.iter().all(|finding| finding.verdict == Verdict::Allow);
             prop_assert_eq!(allows, dispatched.is_ok());
             if let Err(refused) = dispatched {

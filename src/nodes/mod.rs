@@ -15,7 +15,7 @@ pub use explain::{CommandReport, Explanation, Finding, NodeReport, Report, Verdi
 pub use invoke::{Ended, Invokes, Keyed, Pending, Progressed, Settled};
 pub use policy::{
     ApprovalState, CommandPolicy, DeniedBy, ExecGrounds, Layer, PathOf, Surface, check_path,
-    decide, exec_gate, is_browser, is_reserved, judge, platform_defaults,
+    decide, decide_any, exec_gate, is_browser, is_reserved, judge, platform_defaults,
 };
 pub use refused::{Category, Dispatched, Refused};
 pub use registry::{Attached, HostFacts, LastClose, NodeRecord, NodeSession, Registry};

@@ -203,7 +203,8 @@ impl Layer {
     }
 }
 
-/// One layer's word about a command.
+/// One layer's word about a command. Of one that has methods of its own it is those methods' word: their scope takes the
+/// place of `gateway.nodes.commands.allow`, and an approval of the node is one of them.
 pub fn judge(
     layer: Layer,
     policy: &CommandPolicy,
@@ -212,7 +213,7 @@ pub fn judge(
     command: &str,
 ) -> Result<(), Refused> {
     match (layer, surface.declared) {
-        (Layer::Policy, _) if is_reserved(command) => Err(Refused::ReservedCommand),
+        (Layer::Policy, _) if is_reserved(command) => policy.check_denials(command),
         (Layer::Policy, _) => policy.check(platform, command),
         (Layer::Online | Layer::Declared, None) => Err(Refused::NotConnected),
         (Layer::Online, Some(_)) => Ok(()),
@@ -221,7 +222,7 @@ pub fn judge(
             command: command.to_owned(),
         }),
         (Layer::Approved, _) => match surface.approved {
-            Some(approved) if names(approved, command) => Ok(()),
+            Some(approved) if names(approved, command) || is_reserved(command) => Ok(()),
             Some(_) if surface.pending_request.is_none() => Err(Refused::NotApproved {
                 command: command.to_owned(),
             }),
@@ -233,8 +234,21 @@ pub fn judge(
     }
 }
 
-/// Whether a command may run on a node now: declared ∩ approved ∩ policy.
+/// Whether `node.invoke` may run a command on a node now: declared ∩ approved ∩ policy.
 pub fn decide(
+    policy: &CommandPolicy,
+    platform: &str,
+    surface: Surface<'_>,
+    command: &str,
+) -> Result<(), Refused> {
+    if is_reserved(command) {
+        return Err(Refused::ReservedCommand);
+    }
+    decide_any(policy, platform, surface, command)
+}
+
+/// The same of a command that has methods of its own, for those methods.
+pub fn decide_any(
     policy: &CommandPolicy,
     platform: &str,
     surface: Surface<'_>,

@@ -530,6 +530,9 @@ impl Refusal for Refused {
             Self::Node { message, .. } if message.contains("exec-approvals.json") => {
                 "change exec-approvals.json on that machine, or set it with `portcullis gateway call exec.approvals.node.set`".into()
             }
+            Self::Node { message, .. } if message.starts_with("command not found") => {
+                "install it on that machine, or name it by its path".into()
+            }
             Self::Node { message, .. } if message.contains("tools.exec.mode") => {
                 "set tools.exec.mode in the configuration of that machine".into()
             }

@@ -511,7 +511,7 @@ fn n8_a_nodes_own_entry_covers_its_policy_file() {
             format!("{{gateway: {{nodes: {{entries: {{'{id}': {{commands: {{{entry}}}}}}}}}}}}}");
         reload(&lab.gateway, &config, RELOADED);
         let error = get().unwrap_err();
-        let setting = format!("gateway.nodes.entries.<id>.commands.{list}");
+        let setting = format!("gateway.nodes.entries.{id}.commands.{list}");
         assert!(error.message().ends_with(&setting), "{entry}: {error:?}");
         assert_eq!(error.0["details"]["dispatched"], "no");
     }

@@ -75,6 +75,10 @@ fn agrees(gateway: &Gateway, mode: &str, nodes: &[String]) -> usize {
                 "nodeId": node, "command": command, "params": {"command": ["true"]}, "timeoutMs": 20,
                 "idempotencyKey": Device::new().id,
             });
+            if command == "system.execApprovals.get" {
+                reserved_agrees(&mut operator, node, &found);
+                continue;
+            }
             let error = operator.call("node.invoke", &invoke).unwrap_err();
             if found["verdict"] == "allow" {
                 assert_eq!(error.0["details"]["dispatched"], "yes", "{what} {error:?}");
@@ -89,6 +93,115 @@ fn agrees(gateway: &Gateway, mode: &str, nodes: &[String]) -> usize {
         }
     }
     ran
+}
+
+/// A command with methods of its own: `node.invoke` never takes it, and what its method says counts.
+fn reserved_agrees(operator: &mut Peer, node: &str, found: &Value) {
+    let method = "exec.approvals.node.get";
+    if found["verdict"] == "allow" {
+        let way = format!("approvals get --node {node}");
+        assert!(
+            found["notes"][0].as_str().unwrap().contains(&way),
+            "{found}"
+        );
+        return;
+    }
+    let error = operator.call(method, &json!({"nodeId": node})).unwrap_err();
+    assert_eq!(found["refusal"], error.message(), "{found}");
+    assert_eq!(
+        found["change"], error.0["details"]["remediationHint"],
+        "{found}"
+    );
+}
+
+#[test]
+fn a_nodes_policy_file_is_explained_by_the_method_that_reads_it() {
+    let lab = Lab::start();
+    let node = lab.gateway.cli_json(&["nodes", "list"])["nodes"][0]["nodeId"].clone();
+    let node = node.as_str().unwrap();
+    let text = |args: &[&str]| String::from_utf8(lab.gateway.cli(args).stdout).unwrap();
+    let command = ["--command", "system.execApprovals.get"];
+    let about = [&["nodes", "explain", "--node", "lab"], &command[..]].concat();
+    let found = text(&about);
+    assert!(
+        found.contains("system.execApprovals.get: it would run now"),
+        "{found}"
+    );
+    assert!(
+        found.contains(&format!("approvals get --node {node}")),
+        "{found}"
+    );
+    let list = text(&["nodes", "list"]);
+    assert!(!list.contains("execApprovals"), "{list}");
+    assert!(
+        lab.gateway
+            .cli(&["approvals", "get", "--node", "lab"])
+            .status
+            .success()
+    );
+    let denies =
+        "{gateway: {nodes: {entries: {'NODE': {commands: {deny: ['system.execApprovals.get']}}}}}}";
+    reload(&lab.gateway, &denies.replace("NODE", node), RELOADED);
+    let found = text(&about);
+    let setting = format!("gateway.nodes.entries.{node}.commands.deny");
+    assert!(found.contains("it would not run now"), "{found}");
+    assert!(found.contains(&format!("from {setting}")), "{found}");
+    let refused = lab.gateway.cli(&["approvals", "get", "--node", "lab"]);
+    let refused = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        refused.contains(&format!("is denied by {setting}")),
+        "{refused}"
+    );
+    assert!(refused.contains("remedy: remove"), "{refused}");
+}
+
+#[test]
+fn explain_says_that_the_node_has_no_such_program_and_that_nobody_would_be_asked() {
+    let lab = Lab::start();
+    let explained = |command: &str| {
+        let params = json!({"command": [command]}).to_string();
+        let about = [
+            "nodes",
+            "explain",
+            "--node",
+            "lab",
+            "--command",
+            "system.run",
+            "--params",
+        ];
+        String::from_utf8(lab.gateway.cli(&[&about[..], &[&params]].concat()).stdout).unwrap()
+    };
+    for missing in ["no-such-program", "/no/such/program"] {
+        let found = explained(missing);
+        assert!(
+            found.contains("system.run by a `/run`: it would not run now"),
+            "{found}"
+        );
+        assert!(
+            found.contains("command not found or not executable"),
+            "{found}"
+        );
+        assert!(found.contains("install it on that machine"), "{found}");
+    }
+    for there in ["id", "/usr/bin/id", "cat"] {
+        let found = explained(there);
+        assert!(
+            found.contains("system.run by a `/run`: it would run once it is approved"),
+            "{found}"
+        );
+        assert!(
+            found.contains("nobody who could approve is connected"),
+            "{found}"
+        );
+        assert!(found.contains("portcullis approvals watch"), "{found}");
+        assert!(
+            found.contains("`portcullis nodes invoke` of it is refused now, approval required"),
+            "{found}"
+        );
+    }
+    let _approver = Peer::operator(&lab.gateway);
+    let found = explained("id");
+    assert!(!found.contains("nobody who could approve"), "{found}");
 }
 
 #[test]
@@ -324,10 +437,22 @@ fn n1_explain_says_what_a_run_does_in_every_pair_of_modes_listed_or_not() {
                 match found["verdict"].as_str().unwrap() {
                     "allow" => {
                         assert!(said.contains("exit code 0"), "{what}");
+                        if (security, ask) == ("full", "off") {
+                            assert_eq!(found["notes"], Value::Null, "{what}");
+                        } else {
+                            let mut invoke = about.clone();
+                            invoke["idempotencyKey"] = Device::new().id.into();
+                            let error = writer.call("node.invoke", &invoke).unwrap_err();
+                            assert_eq!(error.0["details"]["dispatched"], "no", "{what}");
+                            let note = found["notes"][0].as_str().unwrap();
+                            assert!(note.contains(error.message()), "{what}");
+                        }
                         ran += 1;
                     }
                     "ask" => {
                         assert!(said.contains("nobody who could approve"), "{what}");
+                        let notes = found["notes"].to_string();
+                        assert!(notes.contains("portcullis approvals watch"), "{what}");
                         asks += 1;
                     }
                     "deny" => {
