@@ -6,6 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use portcullis::exec::approval::Binding;
 use portcullis::exec::env::Overrides;
 use portcullis::exec::plan::{Asked, check_argv};
+use portcullis::exec::words::{self, Name};
 use portcullis::exec::{Prepared, allowlist, argv_text, redact};
 
 fuzz_target!(|text: &str| {
@@ -31,6 +32,17 @@ fuzz_target!(|text: &str| {
 
     let shown = argv_text::render(&redact::argv(&plan.argv));
     assert!(shown.chars().all(|c| !c.is_control()), "{shown:?}");
+    let names = plan.argv.iter().try_for_each(|arg| {
+        words::each_name(arg, &mut |name| match name {
+            Name::Pattern(pattern) => {
+                allowlist::matches(&words::tokens(pattern), "x.sh");
+                Ok(())
+            }
+            Name::Literal(_) | Name::Bare(_) => Ok::<(), ()>(()),
+        })
+    });
+    assert_eq!(names, Ok(()));
+    assert!(plan.mutable_file_operand.is_some() || words::warning(plan).is_some());
     assert!(!prepared.is_listed() || prepared.may_always());
     if prepared.may_always() {
         let inner = allowlist::inner(&plan.argv).expect("it can be followed");

@@ -226,6 +226,12 @@ pub const EXEC_OPERANDS_MAX: usize = 64;
 /// Names in a command that are looked up as files, each once, for whoever may ask for a plan. A script on a command line
 /// has some hundred words.
 pub const EXEC_OPERAND_NAMES_MAX: usize = 1024;
+/// Files that one pattern in a shell's text may stand for and still be bound; a pattern for more is only warned about.
+pub const EXEC_GLOB_FILES_MAX: usize = 32;
+/// Directory entries that are held against the patterns of one command.
+pub const EXEC_GLOB_ENTRIES_MAX: usize = 4096;
+/// Texts within texts (`sh -c "sh -c '...'"`) whose words are looked at.
+pub const EXEC_TEXTS_MAX: usize = 4;
 /// The most content of programs and scripts that an approval can be bound to, in bytes.
 pub const EXEC_OPERAND_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// One answer of a browser's DevTools endpoint, in bytes. A screenshot has a few MiB as text; what the Gateway takes from a

@@ -296,6 +296,7 @@ fn block(entry: &Entry) -> String {
         .map(|(path, sha256)| format!("{path} (sha256 {sha256})"));
     row("file", script.as_deref());
     row("binding", request.binding_sha256.as_deref());
+    row("warning", request.warning_text.as_deref());
     // Line by line, so that nothing in a value can begin a line of its own.
     let lines: Vec<String> = lines
         .iter()
@@ -355,12 +356,14 @@ mod tests {
         let entry: Entry = serde_json::from_value(json!({
             "id": "1\n  command  ls", "expiresAtMs": 0,
             "request": {"command": format!("{long}\u{1b}[0m\nend"), "nodeId": "n", "nodeName": "box\n  cwd      /", "requestedBy": "me\u{1b}[0m (d)",
-                "systemRunPlan": {"mutableFileOperand": {"path": "/x\n.sh", "sha256": "ab"}}, "env": {"A": "1", "B": "2"}},
+                "systemRunPlan": {"mutableFileOperand": {"path": "/x\n.sh", "sha256": "ab"}}, "env": {"A": "1", "B": "2"},
+                "warningText": "unbound\n  cwd      /"},
         }))
         .unwrap();
         let text = block(&entry);
         assert!(text.contains(&long) && text.contains("\\nend"));
-        assert_eq!(text.lines().count(), 6, "{text}");
+        assert_eq!(text.lines().count(), 7, "{text}");
+        assert!(text.contains("  warning  unbound\\n"), "{text}");
         assert!(text.contains("  node     box\\n  cwd      / (n)"), "{text}");
         assert!(text.contains("  asked by me"), "{text}");
         assert!(text.contains("  file     /x\\n.sh (sha256 ab)"), "{text}");

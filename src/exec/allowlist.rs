@@ -285,6 +285,11 @@ pub fn takes_data_only(program: &str) -> bool {
     is_system(program) && DATA_ONLY.contains(&shell::base_name(program))
 }
 
+/// Whether a name is that of such a program.
+pub(super) fn names_data_only(name: &str) -> bool {
+    DATA_ONLY.contains(&name) || takes_data_only(name)
+}
+
 /// Whether a program stands in one of the system's own directories.
 pub fn is_system(program: &str) -> bool {
     let name = SYSTEM_DIRS.iter().find_map(|dir| program.strip_prefix(dir));
@@ -313,7 +318,7 @@ fn is_number(text: &str) -> bool {
 }
 
 /// The words of a shell's text in which nothing but spaces means anything to a shell.
-fn plain_words(text: &str) -> Option<Vec<String>> {
+pub(super) fn plain_words(text: &str) -> Option<Vec<String>> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || " _@%+=:,./-".contains(c);
     let words: Vec<String> = text
         .split(' ')
@@ -332,28 +337,52 @@ pub fn glob(pattern: &str, path: &str) -> bool {
     {
         return false;
     }
-    let tokens: Vec<char> = pattern.replace("**", "\0").chars().collect();
-    // Every place in the pattern at which the path so far can stand.
+    let tokens: Vec<Token> = pattern
+        .replace("**", "\0")
+        .chars()
+        .map(|c| match c {
+            '\0' => Token::Deep,
+            '*' => Token::Star,
+            '?' => Token::One,
+            c => Token::Char(c),
+        })
+        .collect();
+    matches(&tokens, path)
+}
+
+/// One piece of a pattern.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Token {
+    /// Anything.
+    Deep,
+    /// Anything but a slash.
+    Star,
+    /// One character that is no slash.
+    One,
+    Char(char),
+}
+
+/// Whether all of a text matches, in pattern × text steps.
+pub fn matches(tokens: &[Token], text: &str) -> bool {
+    // Every place in the pattern at which the text so far can stand.
     let mut at = vec![false; tokens.len() + 1];
     at[0] = true;
     let skip_stars = |at: &mut Vec<bool>| {
         for (index, token) in tokens.iter().enumerate() {
-            if at[index] && matches!(token, '*' | '\0') {
+            if at[index] && matches!(token, Token::Star | Token::Deep) {
                 at[index + 1] = true;
             }
         }
     };
     skip_stars(&mut at);
-    for c in path.chars() {
+    for c in text.chars() {
         let mut next = vec![false; tokens.len() + 1];
         for (index, token) in tokens.iter().enumerate().filter(|(index, _)| at[*index]) {
             match token {
-                '\0' => next[index] = true,
-                '*' if c != '/' => next[index] = true,
-                '?' if c != '/' => next[index + 1] = true,
-                literal if *literal == c && !matches!(c, '*' | '?' | '\0') => {
-                    next[index + 1] = true;
-                }
+                Token::Deep => next[index] = true,
+                Token::Star if c != '/' => next[index] = true,
+                Token::One if c != '/' => next[index + 1] = true,
+                Token::Char(literal) if *literal == c => next[index + 1] = true,
                 _ => {}
             }
         }

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod policy;
 pub mod redact;
 pub mod shell;
+pub mod words;
 
 pub use approval::{Approval, Approvals, Binding, Caller, Decision};
 pub use plan::{FileOperand, Plan, PolicySnapshot, Prepared};

@@ -50,6 +50,12 @@ pub(super) fn base_name(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or(program)
 }
 
+/// Whether a program is a shell whose words are POSIX's.
+pub(super) fn is_posix(program: &str) -> bool {
+    let name = base_name(program);
+    SHELLS.contains(&name) && !matches!(name, "fish" | "zsh")
+}
+
 /// The text in `sh -c TEXT` and `sh -lc TEXT`, when nothing else is in argv.
 pub fn inline_text(argv: &[String]) -> Option<&str> {
     let [program, flag, text] = argv else {

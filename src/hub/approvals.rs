@@ -17,7 +17,7 @@ use crate::exec::approval::{
 };
 use crate::exec::env::{self, Overrides};
 use crate::exec::plan::Prepared;
-use crate::exec::{Decision, argv_text, redact};
+use crate::exec::{Decision, argv_text, redact, shell, words};
 use crate::machine;
 use crate::nodes::{ExecGrounds, Refused};
 use crate::pairing::Pairing;
@@ -388,8 +388,10 @@ fn path_segment(id: &str) -> String {
     })
 }
 
-/// Where a command runs and which variables it gets, for those who are shown nothing else of its plan.
+/// What a command may run unseen, where it runs and which variables it gets, for those who are shown nothing else of its
+/// plan.
 fn surroundings(shown: &Value) -> Option<String> {
+    let warning = shown["warningText"].as_str().map(str::to_owned);
     let cwd = shown["cwd"].as_str().map(|cwd| format!("in {cwd}"));
     let env = shown["env"].as_object().filter(|env| !env.is_empty());
     let env = env.map(|env| {
@@ -398,8 +400,8 @@ fn surroundings(shown: &Value) -> Option<String> {
             .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()));
         format!("with {}", pairs.collect::<Vec<_>>().join(" "))
     });
-    let parts: Vec<String> = cwd.into_iter().chain(env).collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
+    let parts: Vec<String> = warning.into_iter().chain(cwd).chain(env).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// What is shown of a request: all that is bound, with secrets redacted (X13) and invisible characters written out. The
@@ -417,7 +419,9 @@ fn shown(devices: &Pairing, approval: &Approval) -> Value {
     let mut plan = wanted.prepared.plan.clone();
     plan.argv = redact::argv(&plan.argv);
     plan.command_text = argv_text::render(&plan.argv);
-    plan.command_preview = plan.command_preview.as_deref().map(redact::text);
+    // What the requester or the node says about argv is not shown.
+    plan.command_preview = shell::inline_text(&wanted.prepared.plan.argv).map(redact::text);
+    let warning = words::warning(&wanted.prepared.plan);
     let cwd = plan.cwd.as_deref().map(argv_text::visible);
     let env_names: Vec<&String> = wanted.env.keys().collect();
     let env_sha256 = (!env_names.is_empty()).then(|| hex_lower(&approval.binding.env));
@@ -440,9 +444,9 @@ fn shown(devices: &Pairing, approval: &Approval) -> Value {
         "host": "node",
         "security": null,
         "ask": null,
-        "warningText": null,
+        "warningText": warning,
         "scope": null,
-        "commandAnalysis": {"commandCount": 1, "nestedCommandCount": 0, "riskKinds": [], "warningLines": []},
+        "commandAnalysis": {"commandCount": 1, "nestedCommandCount": 0, "riskKinds": [], "warningLines": Vec::from_iter(warning)},
         "allowedDecisions": approval.allowed_decisions(),
         "agentId": plan.agent_id,
         "resolvedPath": null,

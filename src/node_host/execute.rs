@@ -76,6 +76,10 @@ impl RunResult {
 }
 
 impl Params {
+    pub(super) fn env(&self) -> Option<&Overrides> {
+        self.env.as_ref()
+    }
+
     /// Whether the command gets this host's environment as it is.
     pub(super) fn sets_nothing(&self) -> bool {
         self.env.as_ref().is_none_or(Overrides::is_empty)
@@ -303,11 +307,14 @@ fn start(
     };
     let listed = || {
         let cwd = std::fs::canonicalize(&cwd).ok();
-        let bound = cwd.and_then(|cwd| host.bind(&argv, &cwd, &context.cancelled).ok());
+        let bound = cwd.and_then(|cwd| {
+            host.bind(&argv, params.env(), &cwd, &context.cancelled)
+                .ok()
+        });
         bound.is_some_and(|bound| allows(&bound))
     };
     if let Permit::Approval { always } = permit(&policy, &params, &argv, listed)? {
-        let bound = check_files(context, params.system_run_plan.as_ref(), &argv, &cwd)?;
+        let bound = check_files(context, &params, &argv, &cwd)?;
         let keep = always && bound.may_keep && params.sets_nothing() && !allows(&bound);
         if let Some((rule, _)) = bound.exact.filter(|_| keep) {
             host.keep_rule(params.agent_id.as_deref(), &rule);
@@ -351,7 +358,7 @@ fn start(
 /// needs no approval of ours to run things as this user.
 fn check_files(
     context: &Context,
-    plan: Option<&Plan>,
+    params: &Params,
     argv: &[String],
     cwd: &Path,
 ) -> Result<Bound, NodeError> {
@@ -362,8 +369,11 @@ fn check_files(
     if std::fs::canonicalize(cwd).ok().as_deref() != Some(cwd) {
         return Err(NodeError::denied("approval cwd changed before execution"));
     }
+    let plan = params.system_run_plan.as_ref();
     let approved = plan.and_then(|plan| plan.mutable_file_operand.as_ref());
-    let present = context.host.bind(argv, cwd, &context.cancelled)?;
+    let present = context
+        .host
+        .bind(argv, params.env(), cwd, &context.cancelled)?;
     match (approved, &present.operand) {
         (None, Some(_)) => Err(NodeError::denied("approval missing script operand binding")),
         (approved, operand) if approved != operand.as_ref() => Err(NodeError::denied(

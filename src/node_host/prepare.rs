@@ -2,7 +2,7 @@
 //!
 //! In: a command as somebody wrote it. Out: a plan: program and directory as they are on this machine, a digest of
 //! the files that decide what runs, the policy of the moment. Attacker controls: the parameters, and files that the user may write.
-//! Bounds: `EXEC_OPERAND_NAMES_MAX` names are looked up; `EXEC_OPERANDS_MAX` files and `EXEC_OPERAND_BYTES_MAX` of them are
+//! Bounds: `EXEC_OPERAND_NAMES_MAX` names are looked up, in `EXEC_GLOB_ENTRIES_MAX` places;  `EXEC_OPERANDS_MAX` files and `EXEC_OPERAND_BYTES_MAX` of them are
 //! hashed. Errors: `NodeError`.
 
 use std::collections::HashSet;
@@ -16,14 +16,22 @@ use ring::hmac;
 use serde::Serialize;
 
 use super::execute::{Params, absolute_cwd};
-use super::{Cancelled, Context, Host, NodeError, blocking, payload};
+use super::{Cancelled, Context, Host, NodeError, blocking, payload, which};
 use crate::base::ids::hex_lower;
-use crate::base::limits::{EXEC_OPERAND_BYTES_MAX, EXEC_OPERAND_NAMES_MAX, EXEC_OPERANDS_MAX};
+use crate::base::limits::{
+    EXEC_GLOB_ENTRIES_MAX, EXEC_GLOB_FILES_MAX, EXEC_OPERAND_BYTES_MAX, EXEC_OPERAND_NAMES_MAX,
+    EXEC_OPERANDS_MAX,
+};
 use crate::exec::allowlist::{self, Rule};
+use crate::exec::env::Overrides;
+use crate::exec::words::{self, Name};
 use crate::exec::{FileOperand, Mode, Plan, PolicySnapshot, argv_text, shell};
 
 /// How machine code begins: ELF, and Mach-O for one machine or several.
 const MACHINE_CODE: &[&[u8]] = &[b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"];
+
+/// The longest pattern for one name: as long as Linux's longest name.
+const FILE_NAME_MAX: usize = 255;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -96,7 +104,7 @@ fn answer(
     {
         argv[0] = program;
     }
-    let bound = match host.bind(&argv, Path::new(&cwd), &context.cancelled) {
+    let bound = match host.bind(&argv, params.env(), Path::new(&cwd), &context.cancelled) {
         // It runs as long as no approval is claimed for it.
         Err(_) if mode == Mode::Full => Bound {
             operand: None,
@@ -158,71 +166,111 @@ pub(super) struct Bound {
 }
 
 impl Host {
-    /// The files whose content decides what argv does: the program, and whatever its arguments name, since which of it
-    /// runs is for the program to say (`bash --rcfile README.md evil.sh`). What a text of a shell names after `cd`, or by
-    /// an expansion, is not found.
+    /// The files whose content decides what argv does: the program, the shell or wrapper around it, and whatever its
+    /// arguments and variables name, since which of it runs is for the program to say (`bash --rcfile README.md evil.sh`).
+    /// Of what a shell's text does not name outright, only a pattern's files are found; `words::warning` says so.
     ///
     /// A file that cannot be read or is too large has no digest. An interpreter with such a file cannot be approved; for
     /// others it stands by its number, size and time of change.
     pub(super) fn bind(
         &self,
         argv: &[String],
+        env: Option<&Overrides>,
         cwd: &Path,
         cancelled: &Cancelled,
     ) -> Result<Bound, NodeError> {
         let unbound = || NodeError::denied("approval cannot safely bind this file");
         let inner = allowlist::inner(argv);
         let words = allowlist::words(argv);
-        let may_stamp = shell::inline_text(argv).is_some() || allowlist::is_plain(&words[0]);
+        let text = shell::inline_text(argv);
+        let may_stamp = text.is_some() || allowlist::is_plain(&words[0]);
         let program = self.find_program(&words[0], cwd);
         let real = program.as_ref().and_then(|it| fs::canonicalize(it).ok());
         let takes_data = |path: &PathBuf| path.to_str().is_some_and(allowlist::takes_data_only);
-        let arguments = match &program {
-            Some(program) if takes_data(program) => &[],
-            _ => words.as_slice(),
+        let mut names = Names {
+            // What a plain command calls is its program.
+            of_programs: inner.is_none(),
+            of_patterns: !text.is_some_and(words::only_looks),
+            ..Names::default()
         };
-        let mut files: Vec<(usize, PathBuf)> = program.into_iter().map(|it| (0, it)).collect();
-        let mut looked_up = HashSet::new();
-        for (index, name) in arguments.iter().enumerate().flat_map(file_names) {
-            if cancelled.is_set() {
-                return Err(NodeError::cancelled());
+        if !program.as_ref().is_some_and(takes_data) {
+            for (index, word) in words.iter().enumerate() {
+                names.take(index, word, cancelled)?;
             }
-            if !looked_up.insert(name) {
-                continue;
+            names.of_programs = false;
+            for value in env.into_iter().flat_map(Overrides::values) {
+                names.take(0, value, cancelled)?;
             }
-            if looked_up.len() > EXEC_OPERAND_NAMES_MAX {
-                return Err(unbound());
+        }
+        let mut files: Vec<(usize, PathBuf, bool)> = Vec::new();
+        files.extend(program.clone().map(|it| (0, it, false)));
+        let mut add = |index: usize, path: PathBuf, is_matched: bool| {
+            if path.is_file() && files.iter().all(|(_, known, _)| *known != path) {
+                files.push((index, path, is_matched));
             }
-            let home = name.strip_prefix("~/").zip(self.env_text("HOME"));
-            let path = home.map_or_else(
-                || cwd.join(name),
-                |(name, home)| Path::new(&home).join(name),
-            );
-            if path.is_file() && files.iter().all(|(_, known)| *known != path) {
-                files.push((index, path));
+            (files.len() <= EXEC_OPERANDS_MAX)
+                .then_some(())
+                .ok_or_else(unbound)
+        };
+        let home = self.env_text("HOME");
+        for (index, name) in &names.literals {
+            if let Some((name, home)) = name.strip_prefix("~/").zip(home.as_ref()) {
+                add(*index, Path::new(home).join(name), false)?;
             }
-            if files.len() > EXEC_OPERANDS_MAX {
-                return Err(unbound());
+            add(*index, cwd.join(name), false)?;
+        }
+        let mut entries_left = EXEC_GLOB_ENTRIES_MAX;
+        for (index, pattern) in &names.patterns {
+            let (from, pattern) = match pattern.strip_prefix("~/").zip(home.as_ref()) {
+                Some((rest, home)) => (Path::new(home), rest),
+                None => (cwd, pattern.as_str()),
+            };
+            for path in matching(from, pattern, &mut entries_left, cancelled).unwrap_or_default() {
+                add(*index, path, true)?;
+            }
+        }
+        for (index, name) in &names.bare {
+            let programs = self.find_program(name, cwd).into_iter();
+            // `. FILE` and `sh FILE` look there for a file that need not be executable.
+            for path in programs.chain(which::first(name, &self.path, Path::is_file)) {
+                add(*index, path, false)?;
             }
         }
         let mut left = EXEC_OPERAND_BYTES_MAX;
-        let mut list = String::new();
         let mut may_keep = false;
-        for (place, (index, path)) in files.iter().enumerate() {
-            let digest = match content(path, &mut left, cancelled) {
+        let mut line = |index: usize, path: &Path, is_matched: bool| {
+            let is_program = Some(path) == program.as_deref();
+            let hashed = if is_matched {
+                None
+            } else {
+                content(path, &mut left, cancelled)
+            };
+            let digest = match hashed {
                 Some((sha256, is_machine_code)) => {
-                    may_keep |= place == 0 && is_machine_code;
+                    may_keep |= is_program && is_machine_code;
                     sha256
                 }
                 None if cancelled.is_set() => return Err(NodeError::cancelled()),
-                None if may_stamp => stamp(path).ok_or_else(unbound)?,
+                None if may_stamp || is_matched => stamp(path).ok_or_else(unbound)?,
                 None => return Err(unbound()),
             };
             // The program's path stands in the rule and in the plan.
             let path = path.to_str().ok_or_else(unbound)?;
-            let path = if place == 0 { "" } else { path };
-            list.push_str(&format!("{index} {digest} {path}\n"));
+            let path = if is_program { "" } else { path };
+            Ok(format!("{index} {digest} {path}\n"))
+        };
+        let mut list = String::new();
+        for (index, path, is_matched) in &files {
+            list.push_str(&line(*index, path, *is_matched)?);
         }
+        // The shell or wrapper around it is bound, and is no part of a rule for what is inside.
+        let around = self
+            .find_program(&argv[0], cwd)
+            .filter(|it| files.iter().all(|(_, known, _)| known != it));
+        let around_line = around
+            .as_ref()
+            .map(|path| line(0, path, false))
+            .transpose()?;
         let exact = || {
             let inner = inner.as_ref()?;
             let real = real
@@ -232,11 +280,16 @@ impl Host {
             let rule = Rule::exact(real, &list, inner, cwd.to_str()?);
             Some((rule, inner[0].clone()))
         };
+        let exact = exact();
+        list.extend(around_line);
+        let around = around.map(|it| (0, it, false));
         // The first file that is not the program stands for all of them.
         let operand = files
-            .get(1)
+            .iter()
+            .find(|(_, path, _)| Some(path) != program.as_ref())
             .or(files.first())
-            .map(|(index, path)| FileOperand {
+            .or(around.as_ref())
+            .map(|(index, path, _)| FileOperand {
                 argv_index: argv
                     .iter()
                     .position(|arg| arg.contains(&words[*index]))
@@ -246,7 +299,7 @@ impl Host {
             });
         Ok(Bound {
             operand,
-            exact: exact(),
+            exact,
             may_keep,
         })
     }
@@ -257,22 +310,80 @@ impl Host {
     }
 }
 
-/// What of a word may name a file: it, the words that a shell would see in it, and of each of them all, `FILE` in
-/// `--name=FILE`, and `FILE` in `-fFILE`.
-fn file_names((index, word): (usize, &String)) -> impl Iterator<Item = (usize, &str)> {
-    let parts = word.split(|c: char| c.is_whitespace() || "\"'`;|&<>(){}$,:".contains(c));
-    std::iter::once(word.as_str())
-        .chain(parts)
-        .flat_map(|part| {
-            let after_equals = part.split_once('=').map(|(_, name)| name);
-            let after_letter = part.strip_prefix('-').and_then(|it| {
-                let mut letters = it.chars();
-                letters.next().map(|_| letters.as_str())
-            });
-            [Some(part), after_equals, after_letter]
+/// What a command may name, each name once, in the order in which it does.
+#[derive(Default)]
+struct Names {
+    of_programs: bool,
+    of_patterns: bool,
+    known: HashSet<(u8, String)>,
+    literals: Vec<(usize, String)>,
+    bare: Vec<(usize, String)>,
+    patterns: Vec<(usize, String)>,
+}
+
+impl Names {
+    fn take(&mut self, index: usize, word: &str, cancelled: &Cancelled) -> Result<(), NodeError> {
+        words::each_name(word, &mut |name| {
+            if cancelled.is_set() {
+                return Err(NodeError::cancelled());
+            }
+            let (kind, list, name) = match name {
+                Name::Literal(name) => (0, &mut self.literals, name),
+                Name::Bare(name) if self.of_programs => (1, &mut self.bare, name),
+                Name::Pattern(name) if self.of_patterns => (2, &mut self.patterns, name),
+                Name::Bare(_) | Name::Pattern(_) => return Ok(()),
+            };
+            if !self.known.insert((kind, name.to_owned())) {
+                return Ok(());
+            }
+            list.push((index, name.to_owned()));
+            let has_room = list.len() <= EXEC_OPERAND_NAMES_MAX;
+            has_room
+                .then_some(())
+                .ok_or_else(|| NodeError::denied("approval cannot safely bind this file"))
         })
-        .flatten()
-        .map(move |name| (index, name))
+    }
+}
+
+/// The files that a shell's pattern stands for, if they and what is looked through are not too many.
+fn matching(
+    from: &Path,
+    pattern: &str,
+    entries_left: &mut usize,
+    cancelled: &Cancelled,
+) -> Option<Vec<PathBuf>> {
+    let root = if pattern.starts_with('/') {
+        Path::new("/")
+    } else {
+        from
+    };
+    let mut paths = vec![root.to_owned()];
+    for part in pattern.split('/').filter(|part| !part.is_empty()) {
+        let tokens = words::tokens(part);
+        let mut next = Vec::new();
+        for dir in paths {
+            *entries_left = entries_left.checked_sub(1)?;
+            if let Some(name) = words::plain_name(&tokens) {
+                next.push(dir.join(name));
+                continue;
+            }
+            for entry in fs::read_dir(&dir).into_iter().flatten() {
+                *entries_left = entries_left.checked_sub(1)?;
+                let entry = entry.ok()?;
+                let name = entry.file_name();
+                if tokens.len() > FILE_NAME_MAX || cancelled.is_set() {
+                    return None;
+                }
+                if allowlist::matches(&tokens, name.to_str()?) {
+                    next.push(entry.path());
+                }
+            }
+        }
+        paths = next;
+    }
+    paths.retain(|path| path.is_file());
+    paths.sort();
+    (paths.len() <= EXEC_GLOB_FILES_MAX).then_some(paths)
 }
 
 /// A file's digest, and whether it is machine code, if all of it is among the bytes that are left.

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::base::limits::{
-    EXEC_OPERAND_BYTES_MAX, EXEC_OPERAND_NAMES_MAX, EXEC_OPERANDS_MAX, EXEC_OUTPUT_BYTES_MAX,
-    EXEC_WHICH_NAMES_MAX, NODE_PROGRESS_BYTES_MAX,
+    EXEC_GLOB_FILES_MAX, EXEC_OPERAND_BYTES_MAX, EXEC_OPERAND_NAMES_MAX, EXEC_OPERANDS_MAX,
+    EXEC_OUTPUT_BYTES_MAX, EXEC_WHICH_NAMES_MAX, NODE_PROGRESS_BYTES_MAX,
 };
 use crate::machine::files;
 
@@ -519,7 +519,10 @@ async fn a_plan_has_the_recorded_shape() {
     let machine = Machine::new(Mode::Full);
     let params = json!({"command": ["/bin/sh", "-lc", "echo from-node; uname -s"], "security": "full", "ask": "off",
         "rawCommand": "echo from-node; uname -s", "agentId": "main", "sessionKey": "agent:main:labnode2"});
-    let answer = machine.call("system.run.prepare", params).await.unwrap();
+    let mut answer = machine.call("system.run.prepare", params).await.unwrap();
+    // The reference binds a shell's text to nothing.
+    let plan = answer["plan"].as_object_mut().unwrap();
+    assert!(plan.remove("mutableFileOperand").is_some());
     assert_eq!(
         answer,
         json!({
@@ -884,6 +887,116 @@ async fn x4_what_a_typed_text_names_is_bound() {
     }
 }
 
+/// Each way to name a file in a shell's text, and one who may not see it in the text as it stands.
+#[tokio::test]
+async fn x4_a_file_is_bound_however_a_text_spells_its_name() {
+    let machine = Machine::new(Mode::Ask);
+    fs::create_dir(machine.path("sub")).unwrap();
+    for (text, file) in [
+        (r#"sh "my script.sh""#, "my script.sh"),
+        ("./'a b.sh'", "a b.sh"),
+        (r"sh my\ script.sh", "my script.sh"),
+        (r"sh x\.sh", "x.sh"),
+        ("sh \\\nx.\\\nsh", "x.sh"),
+        (r#"sh "x".sh"#, "x.sh"),
+        (r#"sh "a(b).sh""#, "a(b).sh"),
+        ("sh x.s?", "x.sh"),
+        ("sh [x].sh", "x.sh"),
+        ("sh [[:alpha:]].sh", "x.sh"),
+        ("sh [!a-w].sh", "x.sh"),
+        ("for f in s*/x.*; do sh $f; done", "sub/x.sh"),
+        (r#"true && eval 'sh "a b.sh"'"#, "a b.sh"),
+        (r#"sh -c "sh 'a b.sh'""#, "a b.sh"),
+        (r#"bash -c 'sh x.s?'"#, "x.sh"),
+        ("# don't\nsh 'a b.sh' # won't", "a b.sh"),
+        (r#"sh "$(echo 'a b.sh')""#, "a b.sh"),
+    ] {
+        machine.script(file, "true\n");
+        let it = approved(&machine, json!({"command": ["/bin/sh", "-lc", text]})).await;
+        assert!(machine.call("system.run", it.clone()).await.is_ok());
+        machine.script(file, "false\n");
+        let refused = machine.call("system.run", it).await;
+        let error = refused.expect_err(text);
+        assert!(error.message.contains("operand changed"), "{text}");
+        fs::remove_file(machine.path(file)).unwrap();
+    }
+    // A file that comes to match later is another plan, too.
+    machine.script("a.sh", "true\n");
+    let it = approved(
+        &machine,
+        json!({"command": ["/bin/sh", "-lc", "sh [ab].sh"]}),
+    )
+    .await;
+    machine.script("b.sh", "true\n");
+    assert!(machine.refused(it).await.1.contains("operand changed"));
+}
+
+#[tokio::test]
+async fn x4_what_an_approved_variable_names_is_bound() {
+    let machine = Machine::new(Mode::Ask);
+    let script = machine.script("a b.sh", "true\n");
+    let params = json!({"command": ["/bin/sh", "-lc", ". \"$F\""], "env": {"F": script}});
+    let mut it = approved(&machine, params.clone()).await;
+    it["env"] = params["env"].clone();
+    assert!(machine.call("system.run", it.clone()).await.is_ok());
+    machine.script("a b.sh", "false\n");
+    assert!(machine.refused(it).await.1.contains("operand changed"));
+    // One that the plan knew nothing of names no file past it.
+    let mut it = approved(&machine, json!({"command": ["/bin/sh", "-lc", ". \"$F\""]})).await;
+    it["env"] = params["env"].clone();
+    assert!(machine.refused(it).await.1.contains("operand changed"));
+}
+
+#[tokio::test]
+async fn x4_the_shell_and_the_programs_that_its_text_calls_are_bound() {
+    let mut machine = Machine::new(Mode::Ask);
+    let bin = machine.path("bin");
+    fs::create_dir(&bin).unwrap();
+    let shell = machine.path("bash");
+    fs::copy("/bin/sh", &shell).unwrap();
+    let host = Arc::get_mut(&mut machine.host).unwrap();
+    let path = std::env::join_paths([bin, "/usr/bin".into(), "/bin".into()]).unwrap();
+    host.path = path.clone();
+    host.env.push(("PATH".into(), path));
+    for (shell, text, file) in [
+        ("/bin/sh", "true && a-tool x", "bin/a-tool"),
+        ("/bin/sh", "FOO=1 'a-tool' \"x\"", "bin/a-tool"),
+        ("/bin/sh", ". a-tool", "bin/a-tool"),
+        (shell.to_str().unwrap(), "true; true", "bash"),
+        (shell.to_str().unwrap(), "/usr/bin/id", "bash"),
+    ] {
+        machine.script("bin/a-tool", "true\n");
+        let it = approved(&machine, json!({"command": [shell, "-c", text]})).await;
+        let mut code = fs::read(machine.path(file)).unwrap();
+        code.extend(b"\n# other");
+        fs::write(machine.path(file), code).unwrap();
+        let refused = machine.call("system.run", it).await.expect_err(text);
+        assert!(refused.message.contains("operand changed"), "{text}");
+    }
+    let wrapped = json!({"command": ["/usr/bin/env", "a-tool"]});
+    let it = approved(&machine, wrapped).await;
+    machine.script("bin/a-tool", "false\n");
+    assert!(machine.refused(it).await.1.contains("operand changed"));
+}
+
+#[tokio::test]
+async fn x4_a_pattern_costs_little_and_data_may_grow() {
+    let machine = Machine::new(Mode::Ask);
+    for n in 0..=EXEC_GLOB_FILES_MAX {
+        machine.script(&format!("f{n}.log"), "one\n");
+    }
+    // More than are bound: it is said in the request, and refuses nothing.
+    let many = approved(&machine, json!({"command": ["/bin/sh", "-lc", "sh *.log"]})).await;
+    machine.script("f0.log", "true\n");
+    assert!(machine.call("system.run", many).await.is_ok());
+    fs::remove_file(machine.path("f0.log")).unwrap();
+    for text in ["tail *.log", "grep -h 'o n' f*.log | wc -l"] {
+        let look = approved(&machine, json!({"command": ["/bin/sh", "-lc", text]})).await;
+        machine.script("f1.log", "one\ntwo\n");
+        assert!(machine.call("system.run", look).await.is_ok(), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn x4_files_of_programs_on_no_list_are_bound_and_kept() {
     let machine = Machine::new(Mode::Ask);
@@ -989,7 +1102,9 @@ async fn hashing_that_nobody_waits_for_keeps_its_place_and_ends() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let argv = ["/bin/sh".to_owned(), "huge".to_owned()];
-    let error = machine.host.bind(&argv, &machine.path(""), &cancelled);
+    let error = machine
+        .host
+        .bind(&argv, None, &machine.path(""), &cancelled);
     assert_eq!(error.err().unwrap().code, NodeError::CANCELLED);
 }
 

@@ -51,13 +51,18 @@ pub(super) async fn answer(params_json: &str, host: &Arc<Host>) -> Result<String
 /// The first executable file of that name. A name with a slash is none; directories of `PATH` that are not absolute
 /// are passed over, since they would mean something else in each command's directory.
 pub fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
+    first(name, path, is_executable)
+}
+
+/// The first file of that name of which this is so.
+pub(super) fn first(name: &str, path: &OsStr, is_it: fn(&Path) -> bool) -> Option<PathBuf> {
     if name.is_empty() || name.contains(['/', '\0']) {
         return None;
     }
     std::env::split_paths(path)
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(name))
-        .find(|candidate| is_executable(candidate))
+        .find(|candidate| is_it(candidate))
 }
 
 pub(super) fn is_executable(path: &Path) -> bool {

@@ -484,6 +484,69 @@ fn x4_a_script_that_was_edited_after_the_approval_does_not_run() {
 }
 
 #[test]
+fn x4_what_a_typed_text_runs_is_bound_or_said_not_to_be() {
+    let lab = Lab::start();
+    let mut approver = Peer::operator(&lab.gateway);
+    let mut writer = writer(&lab.gateway);
+    let (script, proof) = (lab.path("my script.sh"), lab.path("ran"));
+    let mut ask = |key: &str, text: &str| {
+        fs::write(&script, "true\n").unwrap();
+        let text = format!("/run {text}");
+        writer.call("chat.send", &message(&text, key)).unwrap();
+        let asked = approver.event("exec.approval.requested");
+        fs::write(&script, format!("touch '{}'\n", proof.display())).unwrap();
+        resolve(&mut approver, &asked["id"], "allow-once").unwrap();
+        (asked, text_of(&chat_end(&mut writer, key)).to_owned())
+    };
+    let path = script.display().to_string();
+    for (key, text) in [
+        ("quoted", format!("sh \"{path}\"")),
+        ("escaped", format!("sh {}", path.replace(' ', "\\ "))),
+        (
+            "matched",
+            format!("sh {}", path.replace("script", "scrip?").replace(' ', "?")),
+        ),
+    ] {
+        let (asked, said) = ask(key, &text);
+        let file = &asked["request"]["systemRunPlan"]["mutableFileOperand"];
+        assert_eq!(file["path"], path, "{text}");
+        assert_eq!(
+            asked["request"]["warningText"].is_string(),
+            key == "matched"
+        );
+        assert!(said.contains("operand changed"), "{text}: {said}");
+        assert!(!proof.exists(), "{text}");
+    }
+    let dir = script.parent().unwrap().display();
+    let (asked, _) = ask("cd", &format!("cd '{dir}' && sh 'my script.sh'"));
+    let warning = asked["request"]["warningText"].as_str().unwrap();
+    assert!(warning.contains("are not bound"), "{warning}");
+    let lines = &asked["request"]["commandAnalysis"]["warningLines"];
+    assert_eq!(lines, &json!([warning]));
+}
+
+#[test]
+fn what_is_shown_of_a_plan_is_what_the_gateway_makes_of_it() {
+    let mut it = Asking::start();
+    for (argv, preview) in [
+        (["echo", "hi", "there"], Value::Null),
+        (
+            ["sh", "-c", "echo --password=hunter2"],
+            json!("echo --password=[redacted]"),
+        ),
+    ] {
+        let mut plan = it.plan(&argv);
+        plan["commandPreview"] = json!("ls -la (harmless)");
+        let (_, id) = it.ask(&plan, &json!({}));
+        let shown = it.approver.event("exec.approval.requested");
+        assert!(!shown.to_string().contains("harmless"), "{shown}");
+        assert_eq!(shown["request"]["systemRunPlan"]["commandPreview"], preview);
+        resolve(&mut it.approver, &id, "allow-once").unwrap();
+        assert!(it.invoke("system.run", &run_params(&plan, &id)).is_ok());
+    }
+}
+
+#[test]
 fn x12_a_node_that_denies_is_not_overruled() {
     let gateway = Setup::default()
         .config(r#"{"tools":{"exec":{"mode":"full"}}}"#)

@@ -157,4 +157,5 @@ pub struct ExecApprovalShown {
     pub env: BTreeMap<String, String>,
     pub allowed_decisions: Vec<String>,
     pub binding_sha256: Option<String>,
+    pub warning_text: Option<String>,
 }
