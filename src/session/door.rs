@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use super::decision::Decision;
 use crate::auth::admission::{
     self, Admission, AdmissionRefusal, Admitted, AdmittedRequest, Answer, ApprovedVia,
     BearerAdmission, BearerStep, Enrolment, Fact, Failed, Pend, Refused, SharedSecret, Step,
@@ -13,7 +14,7 @@ use crate::auth::admission::{
 use crate::auth::rate_limit::{Class, LimitKey, Limiter, LimiterSettings};
 use crate::auth::scope::Role;
 use crate::auth::whois::Whois;
-use crate::base::Secret;
+use crate::base::{DeviceId, Secret};
 use crate::hub::{Denied, Hub, Issued, Standing};
 use crate::ingress::cidr::{is_private, is_tailnet};
 use crate::ingress::{self, Attributed, Client, ListenerClass};
@@ -200,6 +201,9 @@ impl Door {
                 }
             }
         };
+        if let (Verdict::Admit(admitted), false) = (&verdict, waiting.is_empty()) {
+            log_beside(admitted, &path);
+        }
         match verdict {
             Verdict::Admit(admitted) if !hub.spares(admitted.method(), standing) => {
                 Err(AdmissionRefusal::Starting)
@@ -361,6 +365,21 @@ fn turn_away(refusal: AdmissionRefusal, waiting: Vec<Waiting>) -> Box<TurnedAway
         late,
         _waiting: waiting,
     })
+}
+
+/// Nobody is refused who could tell of it, and it may be a paired device that guesses.
+fn log_beside(admitted: &Admitted, path: &str) {
+    let decision = Decision::of("wrong_secret_beside");
+    if decision.logged {
+        tracing::warn!(
+            client = %address(admitted.from()),
+            via = path,
+            device = admitted.device().map(DeviceId::as_str),
+            left_out = decision.left_out,
+            "admitted by {} with a wrong secret beside it: it is counted",
+            admitted.method().as_str()
+        );
+    }
 }
 
 fn file(hub: &Hub, pend: &Pend, path: String) -> AdmissionRefusal {

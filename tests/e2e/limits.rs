@@ -321,6 +321,12 @@ fn r1_a_paired_devices_guesses_at_the_secret_are_counted_and_it_stays_welcome() 
     let auth = |secret: &str| json!({"token": secret, "deviceToken": token});
     let (guesses, right) = guess_as_a_page(&gateway, &device, &read.with("auth", auth("stale")));
     assert_eq!(guesses, ["admitted"; 5]);
+    let log = gateway.stderr();
+    let line = log
+        .lines()
+        .find(|line| line.contains("wrong secret beside"));
+    assert!(line.is_some_and(|line| line.contains(&device.id)), "{log}");
+    assert!(!log.contains("stale"), "{log}");
     assert_eq!(right, "AUTH_RATE_LIMITED");
     // Of what it may not ask for it learns nothing more about the secret.
     for secret in ["wrong", PASSWORD] {
