@@ -402,12 +402,18 @@ impl Approvals {
         open.then_some(approval)
     }
 
+    /// Whether one covers what leans on it; changes nothing.
+    pub fn check(&self, id: &str, used: &Use<'_>) -> Result<Decision, ApprovalError> {
+        self.get(id).ok_or(ApprovalError::Required)?.check(used)
+    }
+
     /// Checks and uses up an approval. A request that it does not cover leaves it as it was: otherwise anybody could
     /// burn it by guessing its id.
     pub fn redeem(&mut self, id: &str, used: &Use<'_>) -> Result<Decision, ApprovalError> {
-        let approval = self.get_mut(id).ok_or(ApprovalError::Required)?;
-        let decision = approval.check(used)?;
-        approval.state = State::Used(decision);
+        let decision = self.check(id, used)?;
+        if let Some(approval) = self.get_mut(id) {
+            approval.state = State::Used(decision);
+        }
         Ok(decision)
     }
 }

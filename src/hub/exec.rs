@@ -175,8 +175,9 @@ impl<'a> RunParams<'a> {
 #[derive(Default)]
 pub struct Checked {
     pub params_json: Option<String>,
-    /// The approval that they lean on, used up by now, and the command line that it was for.
+    /// The approval that they lean on, what for, and its command line.
     pub approval: Option<String>,
+    pub redeems: Option<Binding>,
     pub command_text: Option<String>,
     pub grounds: ExecGrounds,
 }
@@ -223,6 +224,7 @@ impl Hub {
                 idempotency_key: run_id.clone(),
                 command_text: Some(shown_text(plan)),
                 approval: decision.map(|_| run_id),
+                redeems: None,
                 grounds,
                 caller: request.caller,
                 actor: request.actor,
@@ -354,7 +356,7 @@ impl Hub {
     ) -> Result<Checked, Refused> {
         // They may be megabytes: before everybody waits for the lock.
         let fields = serde_json::from_str(text.unwrap_or("{}"));
-        let mut inner = self.lock();
+        let inner = self.lock();
         self.decide(&inner, node, "system.run")?;
         let mut fields: BTreeMap<String, Box<RawValue>> = fields.map_err(|_| Refused::BadParams)?;
         let mode = self.settings().exec_mode;
@@ -370,20 +372,16 @@ impl Hub {
             grounds.check(mode, run_id.clone())?;
             let claimed = claimed_plan(&wanted.prepared.plan, &fields)?;
             let env: Overrides = field(&fields, "env")?.unwrap_or_default();
+            let binding = Binding::of(&claimed, &env);
             let used = Use {
                 caller: &caller.for_approval(),
                 node,
-                binding: &Binding::of(&claimed, &env),
+                binding: &binding,
                 now_ms: self.steady_ms(),
             };
-            let decision =
-                inner
-                    .approvals
-                    .redeem(&wanted.id, &used)
-                    .map_err(|error| match error {
-                        approval::ApprovalError::Required => Refused::ApprovalRequired { run_id },
-                        other => Refused::ApprovalMismatch(other),
-                    })?;
+            // It is used up when they are sent.
+            let decision = inner.approvals.check(&wanted.id, &used);
+            let decision = decision.map_err(|error| not_covered(error, &wanted.id))?;
             drop(inner);
             let params = RunParams {
                 timeout_ms: field(&fields, "timeoutMs")?,
@@ -393,6 +391,7 @@ impl Hub {
                 params_json: Some(to_json(&params)?),
                 command_text: Some(shown_text(&wanted.prepared.plan)),
                 approval: Some(wanted.id),
+                redeems: Some(binding),
                 grounds,
             });
         }
@@ -470,6 +469,7 @@ impl Hub {
             idempotency_key: uuid_v4(machine::random()),
             command_text: None,
             approval: None,
+            redeems: None,
             grounds: ExecGrounds::default(),
             caller: caller.clone(),
             actor: caller.actor.clone(),
@@ -492,6 +492,16 @@ fn prepared(request: &ExecRequest, answer: &super::NodeResult) -> Result<Prepare
         })
         .map_err(bad_plan)?;
     Ok(prepared)
+}
+
+/// A refusal of what leans on an approval that does not cover it.
+pub(super) fn not_covered(error: approval::ApprovalError, id: &str) -> Refused {
+    match error {
+        approval::ApprovalError::Required => Refused::ApprovalRequired {
+            run_id: Some(id.to_owned()),
+        },
+        other => Refused::ApprovalMismatch(other),
+    }
 }
 
 /// A plan's command line for people and for the record.

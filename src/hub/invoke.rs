@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
+use super::exec::not_covered;
 use super::explain::surface;
 use super::{Caller, Hub, Inner};
 use crate::audit::{self, Actor, Digest, Durability};
@@ -14,6 +15,7 @@ use crate::auth::permission;
 use crate::auth::scope::Scope;
 use crate::base::{ConnId, DeviceId, Refusal, ids::uuid_v4, limits};
 use crate::exec::Mode;
+use crate::exec::approval::{Binding, Use};
 use crate::machine;
 use crate::nodes::{
     self, CommandPolicy, Dispatched, ExecGrounds, Keyed, Pending, Progressed, Refused, Settled,
@@ -37,6 +39,8 @@ pub struct Invoke {
     pub command_text: Option<String>,
     /// The approval that permits it.
     pub approval: Option<String>,
+    /// What of it is used up when the command is sent, and not before: what was not sent may be tried again.
+    pub redeems: Option<Binding>,
     /// What permits a `system.run`. Whether that is enough is looked up again when it is sent.
     pub grounds: ExecGrounds,
     /// For whom it is. Whether that still counts is looked up again when it is sent.
@@ -336,6 +340,21 @@ impl Hub {
         if bytes > outbox.room() {
             return Err(Refused::NodeBehind);
         }
+        let caller = invoke.caller.for_approval();
+        let redeems = invoke.redeems.as_ref().zip(invoke.approval.as_ref());
+        let redeems = redeems.map(|(binding, id)| {
+            let used = Use {
+                caller: &caller,
+                node: &invoke.node,
+                binding,
+                now_ms: self.steady_ms(),
+            };
+            (id, used)
+        });
+        if let Some((id, used)) = &redeems {
+            let covered = inner.approvals.check(id, used);
+            covered.map_err(|error| not_covered(error, id))?;
+        }
         let event = audit::Event::Dispatch {
             invoke: id.to_owned(),
             node: invoke.node.as_str().into(),
@@ -354,6 +373,11 @@ impl Hub {
                 tracing::error!(%error, "the audit log cannot be written; nothing is dispatched");
                 Refused::AuditUnavailable
             })?;
+        if let Some((id, used)) = &redeems {
+            // Under the lock under which it was checked.
+            let redeemed = inner.approvals.redeem(id, used);
+            redeemed.map_err(|error| not_covered(error, id))?;
+        }
         let (tell, answer) = oneshot::channel();
         let sent_at = Instant::now();
         inner.invokes.begin(Pending {

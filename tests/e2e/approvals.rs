@@ -5,6 +5,7 @@ use std::{fs, thread};
 
 use serde_json::{Value, json};
 
+use crate::nodes::Node;
 use crate::run::{Lab, chat_end, message, text_of};
 use crate::secrets::{RELOADED, reload};
 use crate::support::{
@@ -465,6 +466,57 @@ fn x1_whatever_differs_from_what_was_approved_is_refused() {
     // None of this has used it up.
     let ran = it.invoke("system.run", &good).unwrap();
     assert_eq!(ran["payload"]["stdout"], " x\n");
+}
+
+#[test]
+fn x9_what_was_not_sent_uses_up_no_approval() {
+    let gateway = Gateway::start();
+    let (mut client, mut approver) = (Peer::operator(&gateway), Peer::operator(&gateway));
+    let commands = ["system.run", "system.which"];
+    let mut node = Node::approved(&gateway, &mut approver, &commands);
+    let id = json!(node.id());
+    let mut plan = json!({"argv": ["/bin/true"], "cwd": "/", "commandText": "/bin/true"});
+    plan["pad"] = json!("x".repeat(7 << 20));
+    let asked = json!({"nodeId": id, "systemRunPlan": plan, "twoPhase": true});
+    let frame = client.request("exec.approval.request", &asked);
+    let approval = client.answer(&frame).unwrap()["id"].clone();
+    resolve(&mut approver, &approval, "allow-once").unwrap();
+    client.answer(&frame).unwrap();
+    // A node that reads nothing, until no more fits.
+    let pad = "x".repeat(6 << 20);
+    let mut crowd = Peer::operator(&gateway);
+    let calls: Vec<String> = (0..12)
+        .map(|key| {
+            let params = json!({"nodeId": id, "command": "system.which", "idempotencyKey": format!("{key}"),
+                "params": {"bins": [], "pad": pad}});
+            crowd.request("node.invoke", &params)
+        })
+        .collect();
+    let full = crowd.answer(calls.last().unwrap()).unwrap_err();
+    assert!(full.message().contains("has not read"), "{full:?}");
+    let mut run = run_params(&plan, &approval);
+    run["systemRunPlan"].take();
+    for _ in 0..2 {
+        let error = invoke(&mut client, &id, "system.run", &run).unwrap_err();
+        assert!(error.message().contains("has not read"), "{error:?}");
+        assert_eq!(error.0["details"]["dispatched"], "no");
+    }
+    // Of two that lean on it as soon as there is room, one is sent.
+    let calls = [Device::new().id, Device::new().id].map(|key| {
+        node.peer
+            .frame(|frame| frame["event"] == "node.invoke.request");
+        let params =
+            json!({"nodeId": id, "command": "system.run", "params": run, "idempotencyKey": key});
+        client.request("node.invoke", &params)
+    });
+    let sent = node
+        .peer
+        .frame(|frame| frame["payload"]["command"] == "system.run");
+    let result =
+        json!({"id": sent["payload"]["id"], "nodeId": id, "ok": true, "payloadJSON": "{}"});
+    node.peer.call("node.invoke.result", &result).unwrap();
+    let [first, second] = calls.map(|call| client.answer(&call));
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
 }
 
 #[test]

@@ -243,6 +243,7 @@ pub(super) fn invoke(
                 idempotency_key: asked.key.clone(),
                 command_text: checked.command_text,
                 approval: checked.approval,
+                redeems: checked.redeems,
                 grounds: checked.grounds,
                 actor: caller.actor.clone(),
                 caller: caller.clone(),
