@@ -139,7 +139,7 @@ pub(super) struct Parts {
     pub(super) model: Option<Arc<dyn Provider>>,
     pub(super) turn_timeout: Duration,
     pub(super) exec_timeout: Duration,
-    pub(super) exec_node: Option<String>,
+    pub(super) exec_node: Mutex<Option<String>>,
     pub(super) now_ms: fn() -> u64,
     texts: Mutex<HashMap<SessionKey, String>>,
 }
@@ -176,6 +176,12 @@ struct Run {
 }
 
 impl Agent {
+    /// Where commands run that name no node, from the next one on.
+    pub fn set_exec_node(&self, node: Option<String>) {
+        let held = self.0.parts.exec_node.lock();
+        *held.unwrap_or_else(PoisonError::into_inner) = node;
+    }
+
     pub fn new(settings: Settings) -> Self {
         let parts = Parts {
             tools: settings.tools,
@@ -185,7 +191,7 @@ impl Agent {
             model: settings.model,
             turn_timeout: settings.turn_timeout,
             exec_timeout: settings.exec_timeout,
-            exec_node: settings.exec_node,
+            exec_node: Mutex::new(settings.exec_node),
             now_ms: settings.now_ms,
             texts: Mutex::default(),
         };
@@ -374,6 +380,11 @@ impl Parts {
     pub(super) fn progress(&self, facts: &RunFacts, text: &str) {
         self.texts()
             .insert(facts.session_key.clone(), text.to_owned());
+    }
+
+    pub(super) fn exec_node(&self) -> Option<String> {
+        let node = self.exec_node.lock();
+        node.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn texts(&self) -> MutexGuard<'_, HashMap<SessionKey, String>> {

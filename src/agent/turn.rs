@@ -394,7 +394,11 @@ impl Turn {
     /// The full id of the node that is named, or meant.
     async fn resolve(&self, name: Option<&str>) -> Result<String, ToolRefusal> {
         let nodes = self.parts.tools.nodes(&self.task.requester).await?;
-        let bound = self.parts.exec_node.as_deref().filter(|_| name.is_none());
+        let bound = match name {
+            Some(_) => None,
+            None => self.parts.exec_node(),
+        };
+        let bound = bound.as_deref();
         let found = command::find_node(&nodes, name.or(bound)).map_err(|refusal| {
             let refusal = ToolRefusal::from(refusal);
             match bound {

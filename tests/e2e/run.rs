@@ -527,6 +527,24 @@ fn a_run_whose_node_dies_may_have_run_and_says_so() {
 }
 
 #[test]
+fn a_reload_binds_commands_to_another_node_at_once() {
+    let lab = Lab::start();
+    assert!(lab.say("/run echo here").contains("exit code 0"));
+    reload(
+        &lab.gateway,
+        "{tools: {exec: {node: 'elsewhere'}}}",
+        RELOADED,
+    );
+    let said = lab.is_refused("/run echo here");
+    assert!(said.contains("no node is called elsewhere"), "{said}");
+    assert!(said.contains("tools.exec.node"), "{said}");
+    let log = lab.gateway.stderr();
+    assert!(!log.contains("wait for a restart"), "{log}");
+    reload(&lab.gateway, "{}", RELOADED);
+    assert!(lab.say("/run echo here").contains("exit code 0"));
+}
+
+#[test]
 fn a_run_that_is_refused_before_it_is_sent_is_on_record_once() {
     let lab = Lab::start();
     let mut writer = Peer::open(&lab.gateway);

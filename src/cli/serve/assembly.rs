@@ -103,7 +103,7 @@ pub struct Gateway {
     pub(super) front: Arc<Front>,
     pub(super) secrets: Arc<Secrets>,
     pub tls: Option<Arc<ServerTls>>,
-    agent: Agent,
+    pub(super) agent: Agent,
     pub(super) audit: Arc<AuditLog>,
     tasks: JoinSet<()>,
 }

@@ -26,6 +26,7 @@ const LIVE: &[&str] = &[
     "gateway.nodes",
     "gateway.remote",
     "tools.exec.mode",
+    "tools.exec.node",
     "tools.exec.security",
     "tools.exec.ask",
     "tools.exec.askFallback",
@@ -109,6 +110,7 @@ impl Running {
             exec_mode: built.exec_mode,
             auth_mode: built.admission.mode.as_str(),
         });
+        gateway.agent.set_exec_node(built.exec_node);
         let rules = Rules {
             admission: built.admission,
             ingress,
