@@ -86,6 +86,7 @@ impl Waiting {
                 let rows = vec![
                     ("name", text(&node.client.display_name)),
                     ("commands", difference(approved, &node.commands)),
+                    ("declared", not_permitted(&node.not_permitted_commands)),
                     ("from", from(&node.remote_ip, &node.path)),
                 ];
                 ("surface", &node.node_id, rows)
@@ -105,6 +106,17 @@ impl Waiting {
             }
         }
         lines.join("\n")
+    }
+}
+
+/// What cannot be approved as things stand.
+fn not_permitted(commands: &[String]) -> String {
+    match commands {
+        [] => String::new(),
+        _ => format!(
+            "not permitted: {} (gateway.nodes.commands.allow)",
+            commands.join(" ")
+        ),
     }
 }
 

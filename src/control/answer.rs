@@ -77,7 +77,8 @@ pub(super) fn denied(denied: Denied) -> ErrorShape {
         Denied::Refused(pairing::Refused::SurfaceApproverLacks { scope }) => {
             ErrorShape::missing_scope(scope.as_str())
         }
-        Denied::Refused(refused) => ErrorShape::new(refused.code(), refused.public()),
+        Denied::Refused(refused) => ErrorShape::new(refused.code(), refused.public())
+            .with_details(json!({"remediationHint": refused.remedy()})),
         Denied::Fault(fault) => {
             tracing::error!(%fault, "a decision could not be carried out");
             ErrorShape::unavailable("the gateway cannot record this decision now")

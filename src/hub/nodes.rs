@@ -9,7 +9,9 @@ use crate::auth::scope::Role;
 use crate::base::DeviceId;
 use crate::machine;
 use crate::nodes::{ApprovalState, Refused};
-use crate::pairing::{Device, Surface, SurfaceRequest, required_scopes};
+use crate::pairing::{
+    Device, Refused as NotApproved, Surface, SurfaceFacts, SurfaceRequest, required_scopes,
+};
 use crate::rpc::encode;
 use crate::rpc::types::client::ClientSummary;
 use crate::rpc::types::node::{
@@ -86,7 +88,10 @@ impl Hub {
                 .surface_requests()
                 .into_iter()
                 .filter(|request| approver.may_see(&request.facts.node))
-                .map(|request| pending_node(request, inner.pairing.surface(&request.facts.node)))
+                .map(|request| {
+                    let session = inner.registry.session(&request.facts.node);
+                    pending_node(&inner, request, session.map(|session| &session.facts))
+                })
                 .collect(),
             paired: inner
                 .pairing
@@ -106,10 +111,16 @@ impl Hub {
     ) -> Result<PairedNode, Denied> {
         let mut inner = self.lock();
         let now_ms = machine::now_ms();
-        let (surface, changes) =
+        let approved =
             inner
                 .pairing
-                .approve_surface(&caller.approver(), request_id, subset, now_ms)?;
+                .approve_surface(&caller.approver(), request_id, subset, now_ms);
+        let (surface, changes) = approved.map_err(|refused| match refused {
+            NotApproved::NotDeclared { command } if declares(&inner, request_id, &command) => {
+                NotApproved::NotPermitted { command }
+            }
+            refused => refused,
+        })?;
         let event = audit::Event::PairingApproved {
             request: request_id.to_owned(),
             stage: audit::Stage::Surface,
@@ -283,20 +294,46 @@ impl Hub {
     }
 }
 
-pub(super) fn pending_node(request: &SurfaceRequest, approved: Option<&Surface>) -> PendingNode {
+/// Whether the connected node of a request declares a command, be it permitted or not.
+fn declares(inner: &Inner, request_id: &str, command: &str) -> bool {
+    let requests = inner.pairing.surface_requests();
+    let mut mine = requests
+        .iter()
+        .filter(|request| request.request_id == request_id);
+    mine.any(|request| {
+        let session = inner.registry.session(&request.facts.node);
+        session.is_some_and(|session| session.facts.commands.iter().any(|it| it == command))
+    })
+}
+
+/// A request as it is shown, beside all that the node declares if it is connected.
+pub(super) fn pending_node(
+    inner: &Inner,
+    request: &SurfaceRequest,
+    declared: Option<&SurfaceFacts>,
+) -> PendingNode {
     let facts = &request.facts;
+    let device = inner.pairing.device(&facts.node);
+    let declared = declared.map_or(&[][..], |declared| declared.commands.as_slice());
+    let not_permitted = declared
+        .iter()
+        .filter(|name| !facts.commands.contains(name));
     PendingNode {
         request_id: request.request_id.clone(),
         node_id: facts.node.as_str().to_owned(),
-        client: of_surface(facts),
+        client: named(facts, device),
         caps: facts.caps.clone(),
         commands: facts.commands.clone(),
+        not_permitted_commands: not_permitted.cloned().collect(),
         required_approve_scopes: required_scopes(&facts.commands)
             .to_wire()
             .into_iter()
             .map(Into::into)
             .collect(),
-        approved_commands: approved.map(|surface| surface.facts.commands.clone()),
+        approved_commands: inner
+            .pairing
+            .surface(&facts.node)
+            .map(|surface| surface.facts.commands.clone()),
         remote_ip: facts.remote_ip.clone(),
         path: shown_path(&facts.path),
         silent: facts.silent.then_some(true),
@@ -304,16 +341,22 @@ pub(super) fn pending_node(request: &SurfaceRequest, approved: Option<&Surface>)
     }
 }
 
+/// A node's client under the name that an operator gave it, if any.
+fn named(facts: &SurfaceFacts, device: Option<&Device>) -> ClientSummary {
+    ClientSummary {
+        display_name: device
+            .and_then(|device| device.label.clone())
+            .or_else(|| facts.display_name.clone())
+            .or_else(|| device.map(|device| device.name().to_owned())),
+        ..of_surface(facts)
+    }
+}
+
 fn paired_node(surface: &Surface, device: Option<&Device>) -> PairedNode {
     let facts = &surface.facts;
     PairedNode {
         node_id: facts.node.as_str().to_owned(),
-        client: ClientSummary {
-            display_name: device
-                .map(|device| device.name().to_owned())
-                .or_else(|| facts.display_name.clone()),
-            ..of_surface(facts)
-        },
+        client: named(facts, device),
         caps: facts.caps.clone(),
         commands: facts.commands.clone(),
         created_at_ms: surface.created_at_ms,

@@ -266,7 +266,7 @@ impl Hub {
             };
             self.commit(inner, &event, changes)?;
             let audience = Audience::PairingOf(node);
-            let pending = super::nodes::pending_node(request, inner.pairing.surface(node));
+            let pending = super::nodes::pending_node(inner, request, Some(declared));
             inner
                 .connections
                 .broadcast(audience, "node.pair.requested", &pending, None);

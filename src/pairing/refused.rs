@@ -26,6 +26,12 @@ pub enum Refused {
     NotDeclared {
         command: String,
     },
+    /// The node declares it, and the Gateway's policy leaves it out of what can be approved.
+    NotPermitted {
+        command: String,
+    },
+    /// The subset is empty.
+    NothingNamed,
     NameTooLong {
         chars: usize,
         limit: usize,
@@ -53,8 +59,9 @@ impl Refusal for Refused {
             | Self::SurfaceApproverLacks { .. }
             | Self::RotationDenied
             | Self::RevocationDenied
+            | Self::NotPermitted { .. }
             | Self::TurnedAway => 403,
-            Self::NotDeclared { .. } | Self::NameTooLong { .. } => 400,
+            Self::NotDeclared { .. } | Self::NothingNamed | Self::NameTooLong { .. } => 400,
             Self::TooManyDevices { .. } => 503,
         }
     }
@@ -70,6 +77,8 @@ impl Refusal for Refused {
             Self::RotationDenied => "rotation_denied",
             Self::RevocationDenied => "revocation_denied",
             Self::NotDeclared { .. } => "not_declared",
+            Self::NotPermitted { .. } => "not_permitted",
+            Self::NothingNamed => "nothing_named",
             Self::NameTooLong { .. } => "name_too_long",
             Self::TooManyDevices { .. } => "too_many_devices",
             Self::TurnedAway => "turned_away",
@@ -89,6 +98,11 @@ impl Refusal for Refused {
             Self::NotDeclared { command } => {
                 format!("{command:?} is not among the declared commands").into()
             }
+            Self::NotPermitted { command } => format!(
+                "{command:?} is declared, but gateway.nodes does not permit it on this node"
+            )
+            .into(),
+            Self::NothingNamed => "commands names no command".into(),
             Self::NameTooLong { chars, limit } => {
                 format!("a name has at most {limit} characters, not {chars}").into()
             }
@@ -113,6 +127,13 @@ impl Refusal for Refused {
             }
             Self::NotDeclared { .. } => {
                 "name only commands that `portcullis nodes pending` shows".into()
+            }
+            Self::NotPermitted { command } => format!(
+                "add {command:?} to gateway.nodes.commands.allow, or take it off the lists that deny it, and reload: then it waits, too"
+            )
+            .into(),
+            Self::NothingNamed => {
+                "leave commands out to approve all, or reject: `portcullis nodes reject`".into()
             }
             Self::NameTooLong { .. } => "choose a shorter name".into(),
             Self::TurnedAway => {

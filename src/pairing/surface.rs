@@ -67,6 +67,7 @@ impl Pairing {
         let request = self.visible_request_of_node(approver, request_id)?;
         let commands = match subset {
             None => request.facts.commands.clone(),
+            Some([]) => return Err(Refused::NothingNamed),
             Some(subset) => {
                 if let Some(command) = subset
                     .iter()
@@ -76,7 +77,12 @@ impl Pairing {
                         command: command.clone(),
                     });
                 }
-                subset.to_vec()
+                // In the order of the declaration, and each once.
+                let named = request.facts.commands.iter();
+                named
+                    .filter(|name| subset.contains(name))
+                    .cloned()
+                    .collect()
             }
         };
         if let Some(scope) = approver.scopes.first_missing(required_scopes(&commands)) {

@@ -473,6 +473,58 @@ fn n1_explain_says_what_a_run_does_in_every_pair_of_modes_listed_or_not() {
 }
 
 #[test]
+fn what_a_node_declares_and_policy_forbids_is_shown_and_refused_by_its_name() {
+    let gateway = Gateway::start();
+    let node = Silent::connect(
+        &gateway,
+        "linux",
+        &["system.which", "system.run", "camera.snap"],
+    );
+    let id = node.device.id.as_str();
+    let text = |args: &[&str]| String::from_utf8(gateway.cli(args).stdout).unwrap();
+    let renamed = gateway.cli(&["nodes", "rename", "--node", id, "--name", "den"]);
+    assert!(renamed.status.success(), "{renamed:?}");
+    let queue = text(&["nodes", "pending"]);
+    for line in [
+        "commands  +system.which +system.run\n",
+        "declared  not permitted: camera.snap (gateway.nodes.commands.allow)\n",
+        "name      den\n",
+    ] {
+        assert!(queue.contains(line), "{line}: {queue}");
+    }
+    let pending = gateway.cli_json(&["nodes", "pending"])["pending"][0].clone();
+    let request = pending["requestId"].as_str().unwrap();
+    let refused = |commands: &str| {
+        let output = gateway.cli(&["nodes", "approve", request, "--commands", commands]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = refused("camera.snap");
+    assert!(
+        said.contains("is declared, but gateway.nodes does not permit it"),
+        "{said}"
+    );
+    assert!(
+        said.contains("remedy: add \"camera.snap\" to gateway.nodes.commands.allow"),
+        "{said}"
+    );
+    assert!(refused("sms.send").contains("is not among the declared commands"));
+    let mut operator = Peer::operator(&gateway);
+    let nothing = json!({"requestId": request, "commands": []});
+    let error = operator.call("node.pair.approve", &nothing).unwrap_err();
+    assert_eq!(error.message(), "commands names no command");
+    let twice = [
+        "nodes",
+        "approve",
+        request,
+        "--commands",
+        "system.which,system.which",
+    ];
+    let approved = text(&twice);
+    assert!(approved.contains("approved: system.which\n"), "{approved}");
+}
+
+#[test]
 fn the_list_shows_three_states_and_describe_what_changed() {
     let gateway = Gateway::start();
     let mut operator = Peer::operator(&gateway);

@@ -58,6 +58,9 @@ pub struct PendingNode {
     pub commands: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub required_approve_scopes: Vec<Cow<'static, str>>,
+    /// Ours: what the connected node declares besides, and the policy does not permit. It cannot be approved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_permitted_commands: Vec<String>,
     /// Ours: what is approved now, so that the request can be read as a difference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved_commands: Option<Vec<String>>,
