@@ -1,5 +1,6 @@
 //! Sessions come and go.
 
+use super::invoke::Waiter;
 use super::{Hub, Outbox, Standing, connections::Audience};
 use crate::audit::{self, Actor, Durability};
 use crate::auth::Admitted;
@@ -9,7 +10,7 @@ use crate::auth::secret_eq::TokenDigest;
 use crate::base::{ConnId, DeviceId, ids::uuid_v4};
 use crate::exec::approval;
 use crate::machine;
-use crate::nodes::{self, NodeSession, PathOf, Refused};
+use crate::nodes::{self, NodeSession, PathOf, Pending, Refused};
 use crate::pairing::{Approver, SurfaceFacts};
 use crate::rpc::types::connect::ClientInfo;
 use crate::rpc::types::node::NodeProgressEvent;
@@ -167,12 +168,28 @@ impl Hub {
         if let Some(device) = &caller.device {
             inner.pairing.seen(device, "connect", now_ms);
         }
+        // Dropped outside the lock; each waiter learns that its node's session has ended.
+        let mut replaced = Vec::new();
         if caller.role == Role::Node {
-            self.attach_node(&mut inner, &caller, facts, now_ms)?;
+            replaced = self.attach_node(&mut inner, &caller, facts, now_ms)?;
         }
         // Last, for nothing would take it out again if what comes before failed.
         inner.connections.open(&caller);
+        drop(inner);
+        drop(replaced);
+        self.keep_seen(&caller, "connect", now_ms);
         Ok(caller)
+    }
+
+    /// So that a restart does not forget when a device was last here. Nobody's right hangs on it.
+    fn keep_seen(&self, caller: &Caller, reason: &str, now_ms: u64) {
+        if let Some(device) = &caller.device
+            && let Err(error) = self
+                .store
+                .record(|records| records.device_seen(device, now_ms, reason))
+        {
+            tracing::warn!(%error, "a device's presence could not be kept");
+        }
     }
 
     /// Takes an ended connection out. What it was asked and did not answer is answered now.
@@ -182,12 +199,14 @@ impl Hub {
         inner.connections.close(&caller.conn);
         // The waiters are dropped outside the lock; each learns that its node has gone.
         let unanswered = inner.invokes.disconnected(&caller.conn);
+        let mut left = false;
         let conn = approval::Caller::Connection(caller.conn.clone());
         self.withdraw_approvals(&mut inner, |wanted| wanted.caller == conn);
         if caller.role == Role::Node
             && let Some(node) = &caller.device
             && let Some(session) = inner.registry.detach(node, &caller.conn, reason, now_ms)
         {
+            left = true;
             inner.pairing.seen(node, "disconnect", now_ms);
             inner.presence.leave(node, now_ms);
             inner.announce_presence();
@@ -195,6 +214,9 @@ impl Hub {
         }
         drop(inner);
         drop(unanswered);
+        if left {
+            self.keep_seen(caller, "disconnect", now_ms);
+        }
     }
 
     /// The presence list for a `hello-ok` or `system-presence`, with its version. Nodes see none of it.
@@ -319,9 +341,9 @@ impl Hub {
         caller: &Caller,
         facts: SessionFacts,
         now_ms: u64,
-    ) -> Result<(), super::Fault> {
+    ) -> Result<Vec<Pending<Waiter>>, super::Fault> {
         let Some(node) = caller.device.clone() else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let client = facts.client;
         let record = inner.pairing.device(&node);
@@ -350,17 +372,20 @@ impl Hub {
             public: facts.public,
             epoch: 0,
         });
-        if let Some(older) = attached.replaced
-            && let Some(outbox) = inner.connections.outbox(&older)
-        {
-            outbox.close(4000, "replaced by a newer session of this device");
+        let mut unanswered = Vec::new();
+        if let Some(older) = attached.replaced {
+            // Now, and not when that session's task gets to it: nothing that it says counts any more.
+            unanswered = inner.invokes.disconnected(&older);
+            if let Some(outbox) = inner.connections.outbox(&older) {
+                outbox.close(4000, "replaced by a newer session of this device");
+            }
         }
         inner
             .presence
             .join(&node, display_name.as_deref(), &client, now_ms);
         inner.announce_presence();
         tracing::info!(node = %node, conn = %caller.conn, "node online");
-        Ok(())
+        Ok(unanswered)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::run::{Lab, chat_end, message, text_of};
 use crate::secrets::{RELOADED, reload};
-use crate::support::{Connect, Device, Gateway, Peer, Setup};
+use crate::support::{Connect, Device, Gateway, PATIENCE, Peer, Setup};
 
 const COMMANDS: [&str; 8] = [
     "system.run",
@@ -522,6 +523,38 @@ fn what_a_node_declares_and_policy_forbids_is_shown_and_refused_by_its_name() {
     ];
     let approved = text(&twice);
     assert!(approved.contains("approved: system.which\n"), "{approved}");
+}
+
+#[test]
+fn when_a_node_was_last_here_outlives_a_restart() {
+    let mut gateway = Gateway::start();
+    let node = Silent::connect(&gateway, "linux", &["system.which"]);
+    let left = Silent::connect(&gateway, "linux", &["system.which"]);
+    let gone = left.device.id.clone();
+    left.peer.leave();
+    let seen = |gateway: &Gateway, id: &str| {
+        let list = gateway.cli_json(&["nodes", "list"]);
+        let mut nodes = list["nodes"].as_array().unwrap().iter();
+        let node = nodes.find(|node| node["nodeId"] == id).unwrap();
+        (
+            node["lastSeenAtMs"].as_u64(),
+            node["lastSeenReason"].clone(),
+        )
+    };
+    let begun = Instant::now();
+    while seen(&gateway, &gone).1 != "disconnect" {
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    let before = (seen(&gateway, &node.device.id), seen(&gateway, &gone));
+    gateway.kill();
+    gateway.restart();
+    assert_eq!(
+        (seen(&gateway, &node.device.id), seen(&gateway, &gone)),
+        before
+    );
+    assert_eq!(before.0.1, "connect");
+    let list = String::from_utf8(gateway.cli(&["nodes", "list"]).stdout).unwrap();
+    assert!(!list.contains("never"), "{list}");
 }
 
 #[test]
