@@ -114,6 +114,7 @@ pub enum Gateway {
     Health,
     /// Call one method
     Call {
+        /// Such as node.list
         method: String,
         /// The parameters, as a JSON object
         #[arg(long, default_value = "{}")]
@@ -130,6 +131,7 @@ pub enum Devices {
     List,
     /// Approve a pending request of either stage; without an id, show the latest
     Approve {
+        /// Its id or the beginning of it, as `devices list` shows it
         request_id: Option<String>,
         /// Show the latest request and the command that approves it
         #[arg(long)]
@@ -178,8 +180,10 @@ pub enum Nodes {
     },
     /// Say why a command would or would not run on a node, without running it
     Explain {
+        /// Id, unique beginning of the id, or name
         #[arg(long)]
         node: String,
+        /// Such as system.which; `nodes list --commands` shows those of each node
         #[arg(long)]
         command: String,
         /// The command's parameters, as JSON
@@ -224,8 +228,10 @@ pub enum Nodes {
     },
     /// Run one command of a node
     Invoke {
+        /// Id, unique beginning of the id, or name
         #[arg(long)]
         node: String,
+        /// Such as system.which; `nodes list --commands` shows those of each node
         #[arg(long)]
         command: String,
         /// The command's parameters, as JSON

@@ -406,6 +406,9 @@ impl Refusal for Refused {
         match self {
             Self::UnknownNode => "unknown nodeId".into(),
             Self::NotConnected => "node not connected".into(),
+            Self::SurfacePending { request_id: None } => {
+                "node command not allowed: nothing that the node declares is approved, and no request waits".into()
+            }
             Self::SurfacePending { .. } => {
                 "node command not allowed: the node's declared command surface is pending approval".into()
             }
