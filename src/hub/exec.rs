@@ -369,7 +369,7 @@ impl Hub {
             let wanted = approval.wanted.clone();
             // It may have been given in a freer mode.
             let grounds = ExecGrounds::of(&wanted.prepared, true);
-            grounds.check(mode, run_id.clone())?;
+            grounds.check(mode, run_id.as_deref())?;
             let claimed = claimed_plan(&wanted.prepared.plan, &fields)?;
             let env: Overrides = field(&fields, "env")?.unwrap_or_default();
             let binding = Binding::of(&claimed, &env);
@@ -396,7 +396,7 @@ impl Hub {
             });
         }
         drop(inner);
-        exec_gate(mode, false, false, run_id)?;
+        exec_gate(mode, false, false, run_id.as_deref())?;
         let env: Overrides = field(&fields, "env")?.unwrap_or_default();
         env::check(&env).map_err(|_| Refused::BadParams)?;
         for field in CONTROL_FIELDS {

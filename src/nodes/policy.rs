@@ -287,7 +287,7 @@ pub fn exec_gate(
     mode: Mode,
     listed: bool,
     approved: bool,
-    run_id: Option<String>,
+    run_id: Option<&str>,
 ) -> Result<(), Refused> {
     match mode {
         Mode::Full => Ok(()),
@@ -296,7 +296,9 @@ pub fn exec_gate(
         Mode::Allowlist => Err(Refused::AllowlistMiss),
         Mode::AskAlways if approved => Ok(()),
         Mode::Ask if approved || listed => Ok(()),
-        Mode::AskAlways | Mode::Ask => Err(Refused::ApprovalRequired { run_id }),
+        Mode::AskAlways | Mode::Ask => Err(Refused::ApprovalRequired {
+            run_id: run_id.map(str::to_owned),
+        }),
     }
 }
 
@@ -322,8 +324,8 @@ impl ExecGrounds {
 
     /// `exec_gate` where the node's own mode is known too: the stricter of the two counts, and a refusal that only the
     /// node's brings about says so.
-    pub fn check(self, mode: Mode, run_id: Option<String>) -> Result<(), Refused> {
-        let gate = |mode| exec_gate(mode, self.listed, self.approved, run_id.clone());
+    pub fn check(self, mode: Mode, run_id: Option<&str>) -> Result<(), Refused> {
+        let gate = |mode| exec_gate(mode, self.listed, self.approved, run_id);
         let alone = gate(mode);
         let (Ok(()) | Err(Refused::ApprovalRequired { .. }), Some(node)) = (&alone, self.node)
         else {
