@@ -1,7 +1,7 @@
 //! Modules import only what stands below them.
 //!
 //! Cargo cannot see these edges inside one crate, so this test reads every `crate::` path of `src`. The table is
-//! the one in `docs/ARCHITECTURE.md`; tests inside `src` may reach further and are skipped from `mod tests` on.
+//! the one in `docs/ARCHITECTURE.md`; what stands in `src` for tests may reach further and is skipped.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -83,37 +83,55 @@ fn a3_no_secret_is_compared_by_its_bytes() {
     let mut wrong = Vec::new();
     for path in files.iter().filter(|path| !path.ends_with("tests.rs")) {
         let text = fs::read_to_string(path).expect("file is text");
-        let code = text
-            .split("#[cfg(test)]\nmod tests {")
-            .next()
-            .unwrap_or_default();
-        for (number, line) in code.lines().enumerate() {
+        for (number, line) in production(&text) {
             let exposed = line.contains(".expose()") || line.contains(".expose_str()");
             if exposed && (line.contains("==") || line.contains("!=")) {
-                wrong.push(format!("{}:{}", path.display(), number + 1));
+                wrong.push(format!("{}:{number}", path.display()));
             }
         }
     }
     assert!(wrong.is_empty(), "use auth::secret_eq: {wrong:?}");
 }
 
-/// The first segment of every `crate::…` path in a file, up to its tests.
+/// The lines of a file with their numbers, without comments and whatever is there for tests alone.
+fn production(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut is_tests = false;
+    let mut until: Option<String> = None;
+    let lines = text.lines().enumerate().filter(move |(_, line)| {
+        let trimmed = line.trim_start();
+        if let Some(end) = &until {
+            if line == end {
+                until = None;
+            }
+            return false;
+        }
+        if trimmed.starts_with("#[cfg(test)]") {
+            is_tests = true;
+            return false;
+        }
+        if is_tests && !trimmed.starts_with("#[") {
+            is_tests = false;
+            if line.ends_with('{') {
+                until = Some(format!("{}}}", &line[..line.len() - trimmed.len()]));
+            }
+            return false;
+        }
+        !trimmed.starts_with("//")
+    });
+    lines.map(|(number, line)| (number + 1, line))
+}
+
+/// The first segment of every `crate::…` path in a file, but for its tests.
 fn imports(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        if line.trim_start().starts_with("#[cfg(test)]") {
-            break;
-        }
-        if line.trim_start().starts_with("//") {
-            continue;
-        }
+    for (number, line) in production(text) {
         for part in line.split("crate::").skip(1) {
             if let Some(group) = part.strip_prefix('{') {
                 for name in group.split(',') {
-                    found.push((number + 1, first_segment(name.trim())));
+                    found.push((number, first_segment(name.trim())));
                 }
             } else {
-                found.push((number + 1, first_segment(part)));
+                found.push((number, first_segment(part)));
             }
         }
     }
@@ -187,16 +205,10 @@ fn lower_layers_stay_free_of_effects() {
         rust_files(&src.join(module), &mut files);
         for path in files.iter().filter(|path| !path.ends_with("tests.rs")) {
             let text = fs::read_to_string(path).expect("file is text");
-            for (number, line) in text.lines().enumerate() {
-                if line.trim_start().starts_with("#[cfg(test)]") {
-                    break;
-                }
-                if line.trim_start().starts_with("//") {
-                    continue;
-                }
+            for (number, line) in production(&text) {
                 for word in forbidden {
                     if line.contains(word) {
-                        wrong.push(format!("{}:{} uses {word}", path.display(), number + 1));
+                        wrong.push(format!("{}:{number} uses {word}", path.display()));
                     }
                 }
             }
