@@ -43,13 +43,21 @@ pub fn run(context: &Context, command: &Audit) -> Result<(), Failure> {
                 node: node.as_deref(),
                 linked: HashSet::new(),
             };
+            let mut shown = 0;
             let checked = audit::verify::for_each(&dir(given), |record| {
                 if filter.wants(&record) {
+                    shown += 1;
                     print(&record, json);
                 }
             });
             // The records before a break are shown; the break is still the result.
-            checked.map(|_| ()).map_err(|broken| broken_log(&broken))
+            checked.map_err(|broken| broken_log(&broken))?;
+            if shown == 0 && (kind.is_some() || node.is_some()) {
+                return Err(Failure::new(Exit::Refused, "no record matches").with_remedy(
+                    "a node is named by its id, as in `portcullis nodes list`, and a kind as the log writes it",
+                ));
+            }
+            Ok(())
         }
         Audit::Export { output, dir: given } => export(&dir(given), output.as_deref()),
     }

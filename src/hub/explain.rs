@@ -13,8 +13,8 @@ use crate::exec::approval::Unapproved;
 use crate::exec::{Mode, Prepared};
 use crate::machine;
 use crate::nodes::{
-    self, Category, CommandReport, ExecGrounds, Explanation, Finding, HostFacts, Layer, NodeReport,
-    Refused, Report, Surface, Verdict, exec_gate,
+    self, Category, CommandReport, Dispatched, ExecGrounds, Explanation, Finding, HostFacts, Layer,
+    NodeReport, Refused, Report, Surface, Verdict, exec_gate,
 };
 use crate::pairing::Device;
 use crate::rpc::Method;
@@ -222,7 +222,12 @@ impl Hub {
                     ..NodeWord::of(finding)
                 };
             }
-            Err(refused) => return unknown(&format!("not asked: {}", refused.public())),
+            Err(refused) if refused.dispatched() == Dispatched::No => {
+                return unknown(&format!("not asked: {}", refused.public_on(node)));
+            }
+            Err(refused) => {
+                return unknown(&format!("asked, without an answer: {}", refused.public()));
+            }
         };
         let text = answer.as_deref().map_or("null", RawValue::get);
         let prepared = match Prepared::parse(text) {

@@ -180,7 +180,9 @@ impl Refused {
             {
                 Category::Permission
             }
-            Self::Node { code, .. } if code == "INVALID_RESULT" || code == "INVALID_PLAN" => {
+            Self::Node { code, .. }
+                if ["INVALID_RESULT", "INVALID_PLAN", "INVALID_REQUEST"].contains(&code.as_str()) =>
+            {
                 Category::Protocol
             }
             Self::Cancelled { .. } | Self::OutcomeNotKept { .. } | Self::Node { .. } => {
@@ -642,6 +644,11 @@ pub(crate) mod tests {
                 assert!(!left, "{refused:?}: {text}");
             }
         }
+        let form = Refused::Node {
+            code: "INVALID_REQUEST".to_owned(),
+            message: "command required".to_owned(),
+        };
+        assert_eq!(form.category(), Category::Protocol);
         let denied = Refused::Denied {
             command: "system.run".to_owned(),
             by: DeniedBy::Node,

@@ -158,7 +158,15 @@ fn the_audit_log_is_read_with_and_without_a_gateway() {
     ]));
     assert_eq!(shown.lines().count(), 1, "{shown}");
     assert!(shown.contains("\"kind\":\"token.changed\""), "{shown}");
-    assert_eq!(text(gateway.cli(&["audit", "show", "--kind", "tok"])), "");
+    for none in [["--kind", "tok"], ["--node", "nosuch"]] {
+        let output = gateway.cli(&[&["audit", "show"], &none[..]].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.contains("no record matches") && said.contains("by its id"),
+            "{said}"
+        );
+    }
     let hour = text(gateway.cli(&["audit", "show", "--since", "1h", "--json"]));
     let all = gateway.audit();
     assert_eq!(hour, all);
