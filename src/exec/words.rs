@@ -19,7 +19,7 @@ const UNCLEAR: &str =
 const UNBOUND: &str = "the node binds no file to it: whatever it runs may change until it starts";
 /// Builtins by which a text changes what its other words mean.
 const UNSEEN: &[&str] = &[
-    "alias", "cd", "chdir", "enable", "eval", "function", "popd", "pushd", "trap",
+    "alias", "cd", "chdir", "coproc", "enable", "eval", "function", "popd", "pushd", "trap",
 ];
 /// Builtins that run nothing that their arguments name.
 const HARMLESS: &[&str] = &[
@@ -27,8 +27,8 @@ const HARMLESS: &[&str] = &[
 ];
 /// Words after which a command's name is still to come.
 const PREFIXES: &[&str] = &[
-    "!", "builtin", "command", "coproc", "do", "elif", "else", "exec", "if", "then", "time",
-    "until", "while", "{",
+    "!", "builtin", "command", "do", "elif", "else", "exec", "if", "then", "time", "until",
+    "while", "{",
 ];
 
 /// One word, without its quotes.
@@ -520,6 +520,9 @@ mod tests {
             "if true; then make; fi",
             "f() { make; }; f",
             "function f { make; }; f",
+            "coproc f { make; }",
+            "a[0]=1 make",
+            "{fd}>log make",
             "true && /usr/bin/make",
             "npm run build",
             "sudo mytool",
