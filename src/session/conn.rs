@@ -127,7 +127,7 @@ where
     loop {
         // While a slow reader has this much to read, only its own frames are attended to, and its dismissal.
         if io.buffered_bytes() >= WRITE_AHEAD_BYTES {
-            let backlog = backlog.get_or_insert_with(Backlog::new);
+            let backlog = backlog.get_or_insert_with(|| Backlog::new(read_at));
             let judged_at = backlog.judged_at(io.heard_at());
             tokio::select! {
                 event = io.receive_or_room(WRITE_AHEAD_BYTES) => match event {
@@ -230,17 +230,18 @@ struct Backlog {
     begun_at: Instant,
     /// What waited when this was last looked at; first when the system's buffers have taken what they take of anybody.
     left: Option<usize>,
+    /// When it had last taken enough; at first, of what waited before this.
     taken_at: Option<Instant>,
 }
 
 impl Backlog {
     const SETTLED: Duration = Duration::from_secs(1);
 
-    fn new() -> Self {
+    fn new(taken_at: Option<Instant>) -> Self {
         Self {
             begun_at: Instant::now(),
             left: None,
-            taken_at: None,
+            taken_at,
         }
     }
 
@@ -261,7 +262,7 @@ impl Backlog {
         if taken.is_some_and(|taken| taken < WRITE_AHEAD_BYTES) {
             return true;
         }
-        self.taken_at = taken.map(|_| Instant::now());
+        self.taken_at = taken.map(|_| Instant::now()).or(self.taken_at);
         self.left = Some(buffered);
         false
     }

@@ -314,7 +314,7 @@ impl AsyncWrite for Slow {
     }
 }
 
-/// A large frame over a slow line takes longer than a silent peer has.
+/// A large frame over a slow line takes longer than a silent peer has, and so do two.
 #[tokio::test(start_paused = true)]
 async fn w7_a_slow_reader_stays_while_it_reads() {
     for (pause_s, stays) in [(2, true), (7, false)] {
@@ -326,18 +326,25 @@ async fn w7_a_slow_reader_stays_while_it_reads() {
             rest: Box::pin(tokio::time::sleep(MOMENT)),
         };
         let mut node = it.node_behind(64 * 1024, slow).await;
-        it.hub()
-            .broadcast(Audience::Everyone, "tick", &"x".repeat(1_000_000));
+        let large = "x".repeat(1_000_000);
+        it.hub().broadcast(Audience::Everyone, "tick", &large);
+        let again = async {
+            // When most of the first is read, and long before an answer to a ping behind it.
+            tokio::time::sleep(Duration::from_secs(95)).await;
+            it.hub().broadcast(Audience::Everyone, "tick", &large);
+        };
         let reading = async {
-            loop {
+            let mut whole = 0;
+            while whole < 2 {
                 match node.receive().await {
-                    Ok(Event::Text(text)) => return text.len() > 1_000_000,
+                    Ok(Event::Text(text)) => whole += usize::from(text.len() > large.len()),
                     Ok(Event::Close { .. }) | Err(_) => return false,
                     Ok(_) => {}
                 }
             }
+            true
         };
-        assert_eq!(reading.await, stays);
+        assert_eq!(tokio::join!(reading, again).0, stays);
         assert_eq!(it.shown().0, stays);
     }
 }
