@@ -186,7 +186,12 @@ impl Door {
                     let answer = self.look_up(hub, &rules, &mut standing, fact).await;
                     admission.answer(answer);
                 }
-                Step::Done(verdict, failed) => {
+                Step::Done(verdict, mut failed) => {
+                    // A caller who was made to wait is judged twice, and counted once.
+                    failed.retain(|(key, class)| {
+                        let counted = |it: &Waiting| it.key == *key && it.class == *class;
+                        !waiting.iter().any(counted)
+                    });
                     waiting.extend(self.count(failed, exempt));
                     match *verdict {
                         Verdict::Admit(admitted) if !waited && !admitted.slow().is_zero() => {

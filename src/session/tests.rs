@@ -136,12 +136,16 @@ impl House {
     }
 
     fn attributed(&self) -> Attributed {
+        self.attributed_by(&[("Host", b"127.0.0.1:18789")])
+    }
+
+    fn attributed_by(&self, headers: &[(&str, &[u8])]) -> Attributed {
         let request = ingress::Request {
             listener: ListenerClass::Main,
             peer: Peer::Tcp("127.0.0.1:50000".parse::<SocketAddr>().unwrap()),
             local: "127.0.0.1:18789".parse().ok(),
             tls: false,
-            headers: &[("Host", b"127.0.0.1:18789")],
+            headers,
             own_addresses: Some(&[]),
         };
         ingress::attribute(&request, &self.door().rules().ingress).unwrap()
@@ -404,6 +408,31 @@ async fn r8_a_guess_beside_a_right_device_token_waits_as_every_other() {
         .await
         .ok()
         .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn r6_a_guess_is_counted_once_however_long_its_sender_waits() {
+    let it = house(&["operator.read"]);
+    it.guesses();
+    let (all, by) = (ScopeSet::all(), Actor::System { rule: "test" });
+    let link = it.hub().open_sign_in_link(all, all, by).ok().unwrap();
+    let mut connect = it.connect_as(Role::Operator, &[], Some(&link), NONCE);
+    connect["auth"] = json!({"bootstrapToken": link.expose_str(), "password": "wrong"});
+    let page = it.attributed_by(&[
+        ("Host", b"127.0.0.1:18789"),
+        ("Origin", b"http://127.0.0.1:18789"),
+    ]);
+    let (key, since) = (LimitKey::from(page.client()), it.door().rules().since);
+    let connect = serde_json::from_str(&connect.to_string()).unwrap();
+    let began = tokio::time::Instant::now();
+    let entry = it.door().admit(it.hub(), page, since, connect, NONCE).await;
+    assert!(entry.is_ok() && !began.elapsed().is_zero());
+    let now = Instant::now();
+    let late = it
+        .door()
+        .limiter()
+        .failure(now, &key, Class::SharedSecret, false);
+    assert_eq!(late.as_millis(), 500, "the second of its series");
 }
 
 #[tokio::test(start_paused = true)]
