@@ -103,6 +103,8 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 pub const FORWARDED_HOPS_MAX: usize = 16;
 /// One client, origin or identity header that we read, in bytes.
 pub const INGRESS_HEADER_BYTES_MAX: usize = 4 * KIB;
+/// The scheme of a web origin, in bytes: the log shows it whole. `safari-web-extension` has 20.
+pub const ORIGIN_SCHEME_BYTES_MAX: usize = 40;
 
 // The local Tailscale daemon.
 

@@ -1,13 +1,14 @@
 //! The `Origin` header (RFC 6454): which web pages may open a connection.
 //!
 //! In: the header's lines and what else is known of the request. Out: no origin, an allowed one, or a refusal.
-//! Attacker controls: every byte. Bounds: `limits::INGRESS_HEADER_BYTES_MAX`.
+//! Attacker controls: every byte. Bounds: `limits::ORIGIN_SCHEME_BYTES_MAX`, and those of a host.
 //! Errors: `IngressRefusal::{OriginInvalid, OriginForeign}`; both answer 403 before the upgrade.
 
 use std::fmt;
 
 use super::host::{Authority, Host};
 use super::{IngressRefusal, ListenerClass, Request, Settings};
+use crate::base::limits::ORIGIN_SCHEME_BYTES_MAX;
 
 /// A web origin: scheme, host and the port that is really used.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,7 +22,8 @@ impl Origin {
     /// Accepts `scheme://host[:port]` and nothing after it, as browsers send it and as `allowedOrigins` lists it.
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
-        let scheme_is_sound = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        let scheme_is_sound = scheme.len() <= ORIGIN_SCHEME_BYTES_MAX
+            && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
             && scheme
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
@@ -123,6 +125,7 @@ mod tests {
             "*",
             "https://*.example",
             "http://a, http://b",
+            "an-extension-with-a-name-that-goes-on-and-on://a",
         ] {
             assert_eq!(Origin::parse(bad), None, "{bad}");
         }

@@ -890,9 +890,14 @@ fn o1_a_refusal_names_its_decision_and_the_log_has_what_was_received() {
             "{answer:?}"
         );
     }
-    let long = format!("Host: {}.example", "a".repeat(60).repeat(20));
-    let answer = get(&gateway, "/", &[&long]);
-    assert!(decision(&gateway, &answer).len() < 1200);
+    let long = "a".repeat(60).repeat(20);
+    for header in [
+        format!("Host: {long}.example"),
+        format!("Origin: {long}://x"),
+    ] {
+        let answer = get(&gateway, "/", &[&header]);
+        assert!(decision(&gateway, &answer).len() < 1200);
+    }
 }
 
 #[test]
