@@ -4,8 +4,8 @@
 //! Attacker controls: the method's name and its parameters. Bounds: those of the hub and of the session.
 //! Errors: `ErrorShape`, with the reference's codes.
 //!
-//! Order of refusals: unknown method, then role and scope (`auth::permission`), then, of what answers later, too many
-//! calls under way, then parameters.
+//! Order of refusals: unknown method (to a node, what nodes may not call), then role and scope (`auth::permission`),
+//! then, of what answers later, too many calls under way, then parameters.
 
 mod answer;
 mod methods;
@@ -17,7 +17,7 @@ pub use answer::{Answer, error_of};
 use answer::{Room, unsent};
 
 use crate::agent::Agent;
-use crate::auth::permission::{self, Access};
+use crate::auth::permission::{self, Access, PermissionRefusal};
 use crate::auth::scope::{Role, Scope};
 use crate::hub::{Caller, Hub};
 use crate::net::tls::ServerTls;
@@ -48,6 +48,9 @@ const EVENTS: &[&str] = &[
     "shutdown",
     "tick",
 ];
+
+/// Methods that the reference has for nodes and that are not served here.
+const OTHER_NODE_METHODS: [&str; 2] = ["node.pluginSurface.refresh", "skills.bins"];
 
 /// What the calls need besides the hub.
 #[derive(Clone, Debug)]
@@ -88,6 +91,11 @@ impl Control {
     ) -> Answer {
         let id = request.id.as_ref();
         let Some(method) = Method::from_wire(&request.method) else {
+            // Whatever else operators may call elsewhere, nodes may not (N7), and who goes on trying is probing (R7).
+            if caller.role == Role::Node && !OTHER_NODE_METHODS.contains(&&*request.method) {
+                let error = PermissionRefusal::Role(caller.role).error();
+                return Answer::Unauthorized(encode::refusal(id, &error));
+            }
             let error = ErrorShape::unknown_method(&request.method);
             return Answer::Now(encode::refusal(id, &error));
         };

@@ -253,8 +253,9 @@ fn s8_an_empty_list_means_none() {
 fn r7_repeated_unauthorized_calls_close_the_connection() {
     let gateway = Gateway::start();
     let (mut node, _) = Peer::admitted(&gateway, &Connect::node(), &Device::new());
-    for _ in 0..20 {
-        let error = node.call("status", &json!({})).unwrap_err();
+    // One that is served, and one that is not.
+    for method in ["status", "config.get"].repeat(10) {
+        let error = node.call(method, &json!({})).unwrap_err();
         assert_eq!(error.message(), "unauthorized role: node");
     }
     let close = (1008, "repeated unauthorized calls".to_owned());
@@ -287,11 +288,14 @@ fn n7_roles_keep_to_their_own_methods() {
         "node.invoke",
         "chat.send",
         "node.pair.approve",
+        "config.get",
     ] {
         let error = node.call(method, &json!({})).unwrap_err();
         assert_eq!(error.code(), "INVALID_REQUEST");
         assert_eq!(error.message(), "unauthorized role: node", "{method}");
     }
+    let error = node.call("skills.bins", &json!({})).unwrap_err();
+    assert_eq!(error.message(), "unknown method: skills.bins");
     let mut operator = Peer::operator(&gateway);
     for method in [
         "node.invoke.result",
