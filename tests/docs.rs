@@ -202,6 +202,33 @@ fn the_map_names_every_module() {
     }
 }
 
+/// `Hub::enter`, `http::accept`, `Step::Need`: what stands behind the last colons is something in `src`.
+#[test]
+fn what_the_map_names_in_the_code_is_there() {
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    let code: String = files.iter().map(read).collect();
+    let map = read("docs/ARCHITECTURE.md");
+    let mut missing = Vec::new();
+    for span in code_spans(&map) {
+        let Some((_, name)) = span.rsplit_once("::").filter(|(_, name)| !name.is_empty()) else {
+            continue;
+        };
+        let is = |before: &str| {
+            let words = format!("{before}{name}");
+            let mut behind = code.split(&words).skip(1);
+            behind.any(|text| !text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
+        };
+        if !["fn ", "mod ", "struct ", "trait ", "    "]
+            .into_iter()
+            .any(is)
+        {
+            missing.push(span);
+        }
+    }
+    assert!(missing.is_empty(), "not in src: {missing:?}");
+}
+
 #[test]
 fn every_served_setting_is_described() {
     let schema = read("src/config/schema.rs");
