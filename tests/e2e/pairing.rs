@@ -26,6 +26,35 @@ fn paired(gateway: &Gateway, connect: &Connect, device: &Device) -> (Peer, Strin
     (peer, token)
 }
 
+#[test]
+fn no_token_that_was_issued_stands_in_the_state_or_in_the_log() {
+    let mut gateway = Gateway::start();
+    let tokens = [Connect::cli(), Connect::node()]
+        .map(|connect| paired(&gateway, &connect, &Device::new()).1);
+    let mut seen = vec![gateway.stderr().into_bytes()];
+    gateway.kill();
+    let mut dirs = vec![gateway.state_dir()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.is_file() {
+                seen.push(std::fs::read(path).unwrap());
+            }
+        }
+    }
+    assert!(
+        seen.len() > 4,
+        "log, database, its log, audit log and its head"
+    );
+    for bytes in seen {
+        for token in &tokens {
+            assert!(!bytes.windows(token.len()).any(|it| it == token.as_bytes()));
+        }
+    }
+}
+
 fn refused(gateway: &Gateway, connect: &Connect, device: &Device) -> WireError {
     Peer::open(gateway).connect_as(connect, device).unwrap_err()
 }
