@@ -8,7 +8,7 @@ use crate::audit;
 use crate::auth::scope::Role;
 use crate::base::DeviceId;
 use crate::machine;
-use crate::nodes::{ApprovalState, Refused};
+use crate::nodes::{ApprovalState, Refused, is_reserved};
 use crate::pairing::{
     Device, Refused as NotApproved, Surface, SurfaceFacts, SurfaceRequest, required_scopes,
 };
@@ -315,9 +315,10 @@ pub(super) fn pending_node(
     let facts = &request.facts;
     let device = inner.pairing.device(&facts.node);
     let declared = declared.map_or(&[][..], |declared| declared.commands.as_slice());
+    // Reserved commands are never asked for: their own methods serve them once anything is approved (N6).
     let not_permitted = declared
         .iter()
-        .filter(|name| !facts.commands.contains(name));
+        .filter(|name| !facts.commands.contains(name) && !is_reserved(name));
     PendingNode {
         request_id: request.request_id.clone(),
         node_id: facts.node.as_str().to_owned(),

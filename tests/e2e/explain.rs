@@ -479,7 +479,12 @@ fn what_a_node_declares_and_policy_forbids_is_shown_and_refused_by_its_name() {
     let node = Silent::connect(
         &gateway,
         "linux",
-        &["system.which", "system.run", "camera.snap"],
+        &[
+            "system.which",
+            "system.run",
+            "camera.snap",
+            "system.execApprovals.get",
+        ],
     );
     let id = node.device.id.as_str();
     let text = |args: &[&str]| String::from_utf8(gateway.cli(args).stdout).unwrap();
