@@ -30,6 +30,7 @@ const LIVE: &[&str] = &[
     "tools.exec.security",
     "tools.exec.ask",
     "tools.exec.askFallback",
+    "agents.entries.main.tools.exec.node",
 ];
 
 /// What is bound, and for whom. Rules that were judged with other listeners than those that are open are not put in
@@ -42,7 +43,6 @@ const BOUND: &[&str] = &[
     "gateway.proxy",
     "gateway.tailscale",
     "gateway.tls",
-    "gateway.proxy",
 ];
 
 fn is_below(path: &str, roots: &[&str]) -> bool {
