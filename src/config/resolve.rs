@@ -152,8 +152,6 @@ pub struct Exec {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Agent {
-    /// The model that the operator named, if any.
-    pub model: Option<String>,
     pub timeout: Option<Duration>,
 }
 
@@ -509,7 +507,8 @@ fn nodes(reader: Reader<'_>) -> Result<Nodes, ConfigError> {
                 return Err(ConfigError::BadValue {
                     setting: "gateway.nodes.entries".to_owned(),
                     got: "a key that is no node's id".to_owned(),
-                    want: "the ids that `portcullis nodes list` shows".to_owned(),
+                    want: "the 64 hexadecimal digits that `portcullis nodes list --json` shows"
+                        .to_owned(),
                 });
             }
             let prefix = format!("gateway.nodes.entries.{id}");
@@ -642,15 +641,8 @@ fn browser(reader: Reader<'_>) -> Result<Option<BTreeMap<String, SocketAddr>>, C
 }
 
 fn agent(reader: Reader<'_>) -> Result<Agent, ConfigError> {
-    const MODEL: &str = "agents.defaults.model";
-    // A string, or an object whose `primary` is one.
-    let model = match reader.tree.at(MODEL) {
-        Some(Tree::Map(_)) => reader.text("agents.defaults.model.primary")?,
-        _ => reader.text(MODEL)?,
-    };
     let timeout = reader.whole("agents.defaults.timeoutSeconds", (1, 604_800))?;
     Ok(Agent {
-        model: model.map(str::to_owned),
         timeout: timeout.map(Duration::from_secs),
     })
 }
