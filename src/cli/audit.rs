@@ -124,14 +124,13 @@ fn tail(dir: &Path, json: bool, lines: u16, follow: bool) -> Result<(), Failure>
 
 /// Writes the lines of the log as they are, once all of them are checked as they go.
 fn export(dir: &Path, output: Option<&Path>) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::new(
-            Exit::Temporary,
-            format!("the log was not exported: {error}"),
-        )
+    let failed = |exit, error: &dyn std::fmt::Display| {
+        Failure::new(exit, format!("the log was not exported: {error}"))
     };
     let mut to: Box<dyn Write> = match output {
-        Some(path) => Box::new(files::create_new(path).map_err(|error| failed(&error))?),
+        Some(path) => Box::new(
+            files::create_new(path).map_err(|error| failed(Exit::of_file(&error), &error))?,
+        ),
         None => Box::new(std::io::stdout().lock()),
     };
     let mut written = Ok(());
@@ -143,7 +142,7 @@ fn export(dir: &Path, output: Option<&Path>) -> Result<(), Failure> {
     });
     written
         .and_then(|()| to_buffer.flush())
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| failed(Exit::Temporary, &error))?;
     let verified = checked.map_err(|broken| broken_log(&broken))?;
     output::note(&format!(
         "{} records; the hash of the last is {}: kept elsewhere, it shows whether they were written anew",
@@ -211,7 +210,7 @@ pub fn duration_ms(text: &str) -> Result<u64, String> {
         let count: u64 = text.strip_suffix(*unit)?.parse().ok()?;
         count.checked_mul(*ms)
     });
-    ms.ok_or_else(|| "a number and s, m, h or d, such as 36h".to_owned())
+    ms.ok_or_else(|| "it must be a number and s, m, h or d, such as 36h".to_owned())
 }
 
 fn print(record: &Record, json: bool) {
@@ -241,8 +240,12 @@ fn utc(ms: u64) -> String {
 }
 
 fn broken_log(broken: &Broken) -> Failure {
-    Failure::new(Exit::Refused, shown(&broken.to_string()))
-        .with_remedy("keep the files as they are, and compare them with a copy")
+    Failure::new(Exit::Refused, shown(&broken.to_string())).with_remedy(match broken {
+        Broken::Read(_) => {
+            "a gateway keeps it in its state directory: --profile or --dir names another"
+        }
+        _ => "keep the files as they are, and compare them with a copy",
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::client::call::shown;
 use crate::client::credentials::Refused;
 use crate::client::{CallError, ConnectError, DialError, IdentityError};
 use crate::config::ConfigError;
+use crate::machine::files::FileError;
 use crate::rpc::ErrorShape;
 use crate::rpc::error::{code, detail};
 
@@ -24,6 +25,14 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Of a file that could not be used.
+    pub fn of_file(error: &FileError) -> Self {
+        match error.is_permission() {
+            true => Self::Config,
+            false => Self::Temporary,
+        }
+    }
+
     pub fn code(self) -> u8 {
         match self {
             Self::Refused => 1,
@@ -122,7 +131,9 @@ pub fn remedy(error: &ErrorShape) -> Option<String> {
             Some(id) => format!("on the gateway's machine: portcullis devices approve {id}"),
             None => "on the gateway's machine: portcullis devices list".to_owned(),
         },
-        detail::AUTH_TOKEN_MISSING | detail::AUTH_PASSWORD_MISSING => {
+        detail::AUTH_TOKEN_MISSING
+        | detail::AUTH_PASSWORD_MISSING
+        | detail::DEVICE_IDENTITY_REQUIRED => {
             "give --token or --password, or set OPENCLAW_GATEWAY_PASSWORD".to_owned()
         }
         detail::AUTH_TOKEN_MISMATCH | detail::AUTH_PASSWORD_MISMATCH => {
@@ -171,7 +182,7 @@ impl From<Refused> for Failure {
 impl From<IdentityError> for Failure {
     fn from(error: IdentityError) -> Self {
         let exit = match &error {
-            IdentityError::File(file) if !file.is_permission() => Exit::Temporary,
+            IdentityError::File(file) => Exit::of_file(file),
             IdentityError::Random => Exit::Software,
             _ => Exit::Config,
         };

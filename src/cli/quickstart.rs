@@ -155,7 +155,10 @@ fn own_paths() -> Result<Paths, Failure> {
 }
 
 fn settings(paths: &Paths, port: u16, password: &str) -> Result<GatewaySettings, Failure> {
-    files::ensure_dir(&paths.state).map_err(|error| hop(1, "the gateway", &error.to_string()))?;
+    files::ensure_dir(&paths.state).map_err(|error| Failure {
+        exit: Exit::of_file(&error),
+        ..hop(1, "the gateway", &error.to_string())
+    })?;
     let settings = GatewaySettings::on_loopback(paths.own.clone(), port, &Secret::new(password))
         .ok_or_else(|| Failure::new(Exit::Software, "the password is empty"))?;
     Ok(GatewaySettings {

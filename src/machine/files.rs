@@ -60,9 +60,18 @@ impl FileError {
         }
     }
 
-    /// Whether a restart cannot cure it: the operator must change the file (exit code 78).
+    /// Whether a restart cannot cure it: the operator must change the file or name another (exit code 78).
     pub fn is_permission(&self) -> bool {
-        !matches!(self, Self::Io { .. })
+        use io::ErrorKind::{
+            AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+        };
+        let Self::Io { source, .. } = self else {
+            return true;
+        };
+        matches!(
+            source.kind(),
+            AlreadyExists | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem
+        )
     }
 }
 
@@ -429,6 +438,23 @@ mod tests {
             assert!(text.contains("secret has mode 0644 but must have 0600"));
         }
         assert_eq!(fs::read(&file).unwrap(), b"x");
+    }
+
+    #[test]
+    fn what_no_restart_cures_is_told_from_what_one_may() {
+        let dir = private_dir();
+        let file = dir.path().join("file");
+        replace(&file, b"x").unwrap();
+        for error in [
+            ensure_dir(&file.join("below")).unwrap_err(),
+            create_new(&file).unwrap_err(),
+            create_new(&dir.path().join("no/such")).unwrap_err(),
+            FileError::io(&file, "open", io::ErrorKind::PermissionDenied.into()),
+        ] {
+            assert!(error.is_permission(), "{error}");
+        }
+        let full = FileError::io(&file, "write", io::ErrorKind::StorageFull.into());
+        assert!(!full.is_permission());
     }
 
     #[test]

@@ -175,7 +175,7 @@ fn the_audit_log_is_read_with_and_without_a_gateway() {
     assert_eq!(std::fs::read_to_string(&to).unwrap(), all);
     // Never over what is there already.
     let again = gateway.cli(&["audit", "export", "-o", to.to_str().unwrap()]);
-    assert!(!again.status.success());
+    assert_eq!(again.status.code(), Some(78), "{again:?}");
     // A line that a kill left unfinished is no tampering.
     let path = gateway.state_dir().join("audit/audit-00000001.jsonl");
     std::fs::write(&path, format!("{all}{{\"seq\":")).unwrap();
@@ -216,6 +216,16 @@ fn an_orderly_end_says_so_and_exits_with_zero() {
     node.event("shutdown");
     assert!(matches!(operator.closed().0, 1001 | 1012));
     assert!(!gateway.state_dir().join("admin.sock").exists());
+}
+
+#[test]
+fn a_log_that_is_not_there_is_not_called_broken() {
+    let home = tempfile::TempDir::new().unwrap();
+    let mut command = program(home.path(), &[]);
+    let output = command.args(["audit", "verify"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("--dir") && !said.contains("copy"), "{said}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub use secret::Secrets;
 
 use super::exit::{Exit, Failure};
 use super::output;
+use crate::audit::AuditError;
 use crate::auth::admission;
 use crate::auth::rate_limit::LimiterSettings;
 use crate::base::DeviceId;
@@ -142,6 +143,9 @@ pub(super) fn not_started(error: &StartError) -> Failure {
     let exit = match error {
         StartError::Bind(bind) if bind.is_temporary() => Exit::Temporary,
         StartError::Store(store) if store.is_temporary() => Exit::Temporary,
+        StartError::Audit(AuditError::InUse { .. } | AuditError::DiskFull { .. }) => {
+            Exit::Temporary
+        }
         StartError::Bind(_)
         | StartError::Store(_)
         | StartError::Audit(_)
