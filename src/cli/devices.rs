@@ -109,8 +109,17 @@ async fn done(
 ) -> Result<(), Failure> {
     let payload = session.call(method, params).await?;
     let id = params["deviceId"].as_str().unwrap_or_default();
-    context.show(&payload, |_: Value| {
-        format!("{verb} device {}", short_id(id))
+    context.show(&payload, |answer: Value| {
+        // Of a new token: a scope that the Gateway does not know was not given.
+        let scopes = answer["scopes"].as_array().map(|list| {
+            let names: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
+            format!(", scopes: {}", shown(&names.join(",")))
+        });
+        format!(
+            "{verb} device {}{}",
+            short_id(id),
+            scopes.unwrap_or_default()
+        )
     })
 }
 

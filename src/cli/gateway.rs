@@ -33,7 +33,15 @@ pub async fn health(context: &Context) -> Result<(), Failure> {
         };
         let tls = health["tlsFingerprint"].as_str();
         let tls = tls.map_or(String::new(), |it| format!(", TLS sha256:{}", shown(it)));
-        format!("Gateway {word} ({endpoint}{tls})")
+        let alarms = health["alarms"].as_array().into_iter().flatten();
+        let settings = alarms.filter_map(|alarm| alarm["setting"].as_str());
+        settings.fold(
+            format!("Gateway {word} ({endpoint}{tls})"),
+            |text, setting| {
+                let setting = shown(setting);
+                format!("{text}\n  alarm: {setting}; the gateway's log says why")
+            },
+        )
     })
 }
 
@@ -136,7 +144,7 @@ pub fn object(text: &str, flag: &str) -> Result<Box<RawValue>, Failure> {
     match value {
         Ok(value) if value.get().trim_start().starts_with('{') => Ok(value),
         _ => Err(Failure::new(
-            Exit::Refused,
+            Exit::Config,
             format!("{flag} is not a JSON object, such as '{{\"key\":\"value\"}}'"),
         )),
     }
@@ -233,7 +241,8 @@ mod tests {
     fn parameters_are_an_object() {
         assert!(object(" {\"a\":1}", "--params").is_ok());
         for bad in ["", "[]", "1", "{", "{}{}"] {
-            assert!(object(bad, "--params").is_err(), "{bad}");
+            let failure = object(bad, "--params").unwrap_err();
+            assert_eq!(failure.exit, Exit::Config, "{bad}");
         }
     }
 }

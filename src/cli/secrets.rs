@@ -24,6 +24,8 @@ pub fn run(context: &Context, command: &Secrets) -> Result<(), Failure> {
         .count();
     if context.common.json {
         output::line(&json!({"ok": failing == 0, "secrets": secrets}).to_string());
+    } else if secrets.is_empty() {
+        output::line("The config holds no secret and no reference to one");
     } else {
         let now_ms = machine::now_ms();
         let cells: Vec<Vec<String>> = secrets.iter().map(|row| cells(row, now_ms)).collect();

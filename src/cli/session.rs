@@ -141,7 +141,13 @@ pub fn route(context: &Context, caller: Caller) -> Result<Route, Failure> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     // Through the admin socket our user id is the credential, so none is looked up, let alone sent.
-    if let [Endpoint::Admin(_)] = endpoints.as_slice() {
+    if let [Endpoint::Admin(socket)] = endpoints.as_slice() {
+        if common.explain_auth {
+            let socket = socket.display();
+            output::note(&format!(
+                "{socket}: used, with this user's id; no secret is looked up"
+            ));
+        }
         return Ok(Route {
             endpoints,
             credentials: Credentials::default(),

@@ -255,6 +255,9 @@ impl fmt::Display for DialError {
             Self::Response(ResponseError::Status(403)) => f.write_str(
                 "the gateway refused the upgrade with HTTP 403: a proxy on the way added forwarding headers, or the origin is not allowed",
             ),
+            Self::Response(ResponseError::Status(421)) => f.write_str(
+                "the gateway refused the upgrade with HTTP 421: it does not answer for that name; see its gateway.publicHosts",
+            ),
             Self::Response(error) => write!(f, "that is not a gateway's answer: {error}"),
             Self::Handshake(error) => write!(f, "the gateway hung up: {error}"),
         }

@@ -111,6 +111,8 @@ fn k4_a_secret_that_is_gone_admits_nobody_until_it_is_back() {
     let shown = alarms(peer.call("health", &json!({})).unwrap());
     assert_eq!(shown[0]["setting"], "gateway.auth.password");
     assert!(shown[0]["what"].as_str().unwrap().contains("is not there"));
+    let told = String::from_utf8(gateway.cli(&["health"]).stdout).unwrap();
+    assert!(told.contains("alarm: gateway.auth.password"), "{told}");
 
     // Readable by others is as good as gone.
     write_private(&path, PASSWORD);
