@@ -12,6 +12,8 @@ use crate::base::limits::EXEC_TEXTS_MAX;
 use crate::exec::allowlist::{self, Token};
 use crate::exec::{Plan, env, shell};
 
+/// How far a pattern is looked through for the ends of its brackets, in characters. What they hold has some tens.
+const SETS_CHARS_MAX: usize = 4096;
 /// What is said of a command that may run files to which its approval is not bound.
 const UNCLEAR: &str =
     "files that its words do not name outright are not bound: they may change until it starts";
@@ -259,20 +261,25 @@ fn between(word: &str) -> impl Iterator<Item = &str> {
         .flatten()
 }
 
-/// What a shell's pattern matches in one directory, or a little more: a set of characters is any character, and names
-/// that begin with a dot are not left out.
+/// What a shell's pattern matches in one directory, or a little more: a set of characters is any character, names that
+/// begin with a dot are not left out, and behind `SETS_CHARS_MAX` of brackets follows anything.
 pub fn tokens(pattern: &str) -> Vec<Token> {
     let mut chars = pattern.chars();
     let mut tokens = Vec::new();
+    let mut left = SETS_CHARS_MAX;
     while let Some(c) = chars.next() {
         tokens.push(match c {
             '\\' => Token::Char(chars.next().unwrap_or(c)),
             '*' => Token::Star,
             '?' => Token::One,
-            '[' => match after_set(chars.as_str()) {
+            '[' => match after_set(chars.as_str(), &mut left) {
                 Some(rest) => {
                     chars = rest.chars();
                     Token::One
+                }
+                None if left == 0 => {
+                    chars = "".chars();
+                    Token::Star
                 }
                 None => Token::Char(c),
             },
@@ -291,22 +298,24 @@ pub fn plain_name(tokens: &[Token]) -> Option<String> {
     tokens.iter().map(literal).collect()
 }
 
-/// What follows a set of characters (section 2.14.1), if it has an end.
-fn after_set(set: &str) -> Option<&str> {
+/// What follows a set of characters (section 2.14.1), if it has an end. `left` goes down to 0 when it is not known.
+fn after_set<'a>(set: &'a str, left: &mut usize) -> Option<&'a str> {
     let members = set.strip_prefix(['!', '^']).unwrap_or(set);
     let mut chars = members.chars();
     let mut is_first = true;
     loop {
-        match chars.next()? {
+        *left = left.saturating_sub(1);
+        match chars.next().filter(|_| *left > 0)? {
             ']' if !is_first => return Some(chars.as_str()),
             '\\' => drop(chars.next()),
             '[' => {
                 // `[:alpha:]`, `[.x.]`, `[=x=]`
                 let rest = chars.as_str();
                 let kind = rest.chars().next().filter(|c| ":.=".contains(*c));
-                let end = kind.and_then(|kind| rest[1..].split_once(&format!("{kind}]")));
-                if let Some((_, rest)) = end {
-                    chars = rest.chars();
+                if let Some(kind) = kind {
+                    let end = rest[1..].split_once(&format!("{kind}]"));
+                    *left = left.saturating_sub(end.map_or(rest.len(), |(class, _)| class.len()));
+                    chars = end.map_or(chars, |(_, rest)| rest.chars());
                 }
             }
             _ => {}
@@ -488,6 +497,18 @@ mod tests {
                 "{text} {name}"
             );
         }
+    }
+
+    #[test]
+    fn x4_brackets_without_an_end_cost_little_and_stand_for_anything() {
+        for unended in ["[", "[:", "[[:x", r"[\]", "[]"] {
+            let brackets = unended.repeat(1 << 18 >> unended.len().ilog2());
+            let text = format!("sh {brackets}x.s?");
+            assert!(warned(&["/bin/sh", "-c", &text]), "{unended}");
+            each_name::<()>(&text, &mut |_| Ok(())).unwrap();
+        }
+        let pattern = tokens(&format!("a{}x.s?", "[".repeat(2 * SETS_CHARS_MAX)));
+        assert!(allowlist::matches(&pattern, "a[x.sh") && !allowlist::matches(&pattern, "b"));
     }
 
     #[test]
