@@ -125,6 +125,8 @@ fn cut(text: &str, by_shell: bool, flags: bool) -> String {
     let mut quote = None;
     let mut shown = String::with_capacity(text.len());
     let mut kept_to = 0;
+    let mut run = Run::default();
+    let has_curl = text.contains("curl");
     for (at, c) in text.char_indices() {
         if by_shell && matches!(c, '"' | '\'') && quote.is_none_or(|open| open == c) {
             quote = quote.is_none().then_some(c);
@@ -137,14 +139,17 @@ fn cut(text: &str, by_shell: bool, flags: bool) -> String {
         let secret = match c {
             '=' | ':' if text[at..].starts_with("://") => userinfo(text, at + 3),
             ' ' if !flags && by_shell => None,
-            '=' | ':' | ' ' => value_after(text, at, c, quote, in_word),
+            '=' | ':' | ' ' => {
+                let start = value_after(text, at, c, quote, in_word, has_curl);
+                let run = start.map(|start| (start, run.find(text, start)));
+                // A header in quotes is one word with what announces it.
+                let may_run = by_shell && (c != ':' || quote.is_none());
+                run.filter(|(start, run)| !(may_run && run.last_slash >= Some(*start)))
+                    .map(|(start, run)| (start, run.end))
+            }
             _ => None,
         };
-        if let Some((start, end)) = secret.filter(|&(start, end)| {
-            // A header in quotes is one word with what announces it.
-            let may_run = by_shell && (c != ':' || quote.is_none());
-            start < end && !(may_run && text[start..end].contains('/'))
-        }) {
+        if let Some((start, end)) = secret.filter(|(start, end)| start < end) {
             shown.push_str(&text[kept_to..start]);
             shown.push_str(REDACTED);
             kept_to = end;
@@ -154,7 +159,31 @@ fn cut(text: &str, by_shell: bool, flags: bool) -> String {
     shown
 }
 
-/// The value that a secret's name before `at` announces: `NAME=v`, `--name v`, `Name: Scheme v`, `"name": "v"`.
+/// Characters in a row on which no shell acts, looked for once: each of them may announce what follows.
+#[derive(Default)]
+struct Run {
+    from: usize,
+    end: usize,
+    last_slash: Option<usize>,
+}
+
+impl Run {
+    /// The one from here on.
+    fn find(&mut self, text: &str, start: usize) -> &Self {
+        if !(self.from..self.end).contains(&start) {
+            let end = start + harmless_bytes(&text[start..]);
+            let slash = text[start..end].rfind('/');
+            *self = Self {
+                from: start,
+                end,
+                last_slash: slash.map(|at| start + at),
+            };
+        }
+        self
+    }
+}
+
+/// Where the value begins that a secret's name before `at` announces: `NAME=v`, `--name v`, `Name: Scheme v`, `"name": "v"`.
 ///
 /// Only a header's value, inside one word, may stand behind spaces and a scheme: `TOKEN= /tmp/x` runs `/tmp/x`.
 fn value_after(
@@ -163,7 +192,8 @@ fn value_after(
     separator: char,
     quote: Option<char>,
     in_word: bool,
-) -> Option<(usize, usize)> {
+    has_curl: bool,
+) -> Option<usize> {
     let before = text[..at].trim_end_matches(['"', '\'']);
     let from = before
         .rfind(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'))
@@ -171,11 +201,10 @@ fn value_after(
             at + before[at..].chars().next().map_or(1, char::len_utf8)
         });
     let name = &before[from..];
-    if separator == ' ' && LOGIN_FLAGS.contains(&name) && text.contains("curl") {
+    if separator == ' ' && LOGIN_FLAGS.contains(&name) && has_curl {
         let word = text[at..].trim_start_matches([' ', '"', '\'']);
-        let start = text.len() - word.len();
         let colon = word[..harmless_bytes(word)].find(':')?;
-        return Some((start + colon + 1, start + harmless_bytes(word)));
+        return Some(text.len() - word.len() + colon + 1);
     }
     if !is_secret_name(name) || (separator == ' ' && !name.starts_with("--")) {
         return None;
@@ -188,14 +217,15 @@ fn value_after(
     }
     // The quote that ends the word is no part of it.
     rest = rest.trim_start_matches(|c| matches!(c, '"' | '\'') && Some(c) != quote);
-    if is_header
-        && let Some((word, after)) = rest.split_once(' ')
-        && SCHEMES.contains(&word.to_ascii_lowercase().as_str())
-    {
+    let behind = |scheme: &&str| {
+        let (word, after) = rest.split_at_checked(scheme.len())?;
+        let after = after.strip_prefix(' ')?;
+        word.eq_ignore_ascii_case(scheme).then_some(after)
+    };
+    if is_header && let Some(after) = SCHEMES.iter().find_map(behind) {
         rest = after;
     }
-    let start = text.len() - rest.len();
-    Some((start, start + harmless_bytes(rest)))
+    Some(text.len() - rest.len())
 }
 
 /// The secret of `user:secret@host`, or `secret@host`.
@@ -255,6 +285,15 @@ mod tests {
     fn shown(arguments: &[&str]) -> Vec<String> {
         let owned: Vec<String> = arguments.iter().map(|it| (*it).to_owned()).collect();
         argv(&owned)
+    }
+
+    #[test]
+    fn x13_what_announces_and_hides_nothing_costs_little() {
+        for (part, before) in [("token=/", ""), ("-u ", ""), ("authorization:!", "x \"")] {
+            let given = format!("{before}{}", part.repeat((1 << 19) / part.len()));
+            assert_eq!(shown(&["env", &given])[1], given);
+            assert_eq!(text(&given), given);
+        }
     }
 
     #[test]
