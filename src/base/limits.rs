@@ -86,8 +86,8 @@ pub const REFUSALS_LOGGED_PER_SECOND: u32 = 10;
 
 /// Invocations under way in the whole Gateway.
 pub const INVOKES_MAX: usize = 4096;
-/// Invocations that ended without a result and whose late result is still recognised.
-pub const INVOKES_FINISHED_MAX: usize = 1024;
+/// Invocations that ended without a result and whose late result is still recognised: all that a stop ends at once.
+pub const INVOKES_FINISHED_MAX: usize = INVOKES_MAX;
 /// How long a node may take when the caller names no time, in milliseconds.
 pub const INVOKE_TIMEOUT_MS_DEFAULT: u64 = 30_000;
 /// The longest time a caller may name, in milliseconds (a day).

@@ -67,6 +67,8 @@ pub struct Invokes<W> {
     pending: HashMap<String, Pending<W>>,
     /// What ended without a result, oldest first, so that a late one is told from a forged one.
     abandoned: VecDeque<Ended>,
+    /// The Gateway stops: nothing begins any more.
+    stopped: bool,
 }
 
 impl<W> Default for Invokes<W> {
@@ -74,19 +76,19 @@ impl<W> Default for Invokes<W> {
         Self {
             pending: HashMap::new(),
             abandoned: VecDeque::new(),
+            stopped: false,
         }
     }
 }
 
 impl<W> Invokes<W> {
-    /// Refuses when the table is full.
+    /// Refuses when the table is full, and when the Gateway stops.
     pub fn has_room(&self) -> Result<(), Refused> {
-        if self.pending.len() < limits::INVOKES_MAX {
-            Ok(())
-        } else {
-            Err(Refused::Busy {
-                limit: limits::INVOKES_MAX,
-            })
+        let limit = limits::INVOKES_MAX;
+        match self.pending.len() < limit {
+            _ if self.stopped => Err(Refused::Cancelled { sent: false }),
+            true => Ok(()),
+            false => Err(Refused::Busy { limit }),
         }
     }
 
@@ -149,18 +151,19 @@ impl<W> Invokes<W> {
 
     /// Ends every invocation that a closed session can no longer answer.
     pub fn disconnected(&mut self, conn: &ConnId) -> Vec<Pending<W>> {
-        let ids: Vec<String> = self
-            .pending
-            .values()
-            .filter(|pending| pending.conn == *conn)
-            .map(|pending| pending.id.clone())
-            .collect();
-        ids.iter().filter_map(|id| self.abandon(id)).collect()
+        self.abandon_all(|pending| pending.conn == *conn)
     }
 
-    /// Ends everything under way: the Gateway stops.
+    /// Ends everything under way: the Gateway stops. What a node still delivers to it is late, and counts.
     pub fn interrupt(&mut self) -> Vec<Pending<W>> {
-        self.pending.drain().map(|(_, pending)| pending).collect()
+        self.stopped = true;
+        self.abandon_all(|_| true)
+    }
+
+    fn abandon_all(&mut self, which: impl Fn(&Pending<W>) -> bool) -> Vec<Pending<W>> {
+        let found = self.pending.values().filter(|pending| which(pending));
+        let ids: Vec<String> = found.map(|pending| pending.id.clone()).collect();
+        ids.iter().filter_map(|id| self.abandon(id)).collect()
     }
 
     /// Notes what ended without a result, here or before a restart.
@@ -280,6 +283,17 @@ mod tests {
             invokes.settle("slow", node_1.as_str(), &node_1, &conn(1)),
             Settled::Ignored
         ));
+    }
+
+    #[test]
+    fn what_a_node_delivers_to_a_gateway_that_stops_is_late_and_nothing_begins() {
+        let mut invokes = Invokes::default();
+        invokes.begin(pending("a"));
+        assert_eq!(invokes.interrupt().len(), 1);
+        let settled = invokes.settle("a", node(1).as_str(), &node(1), &conn(1));
+        assert!(matches!(settled, Settled::Late(ended) if ended.id == "a"));
+        let refused = Err(Refused::Cancelled { sent: false });
+        assert_eq!(invokes.has_room(), refused);
     }
 
     #[test]
