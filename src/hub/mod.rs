@@ -150,9 +150,10 @@ impl Hub {
         let mut pairing = Pairing::default();
         pairing.apply(store.load_pairing().map_err(Fault::Store)?);
         let mut invokes = Invokes::default();
-        let unfinished = store.load_unfinished_invokes().map_err(Fault::Store)?;
+        let unsettled = store.load_unsettled_invokes(once::FAILED, once::FAILED_BY_NODE);
+        let unsettled = unsettled.map_err(Fault::Store)?;
         let records_began_ms = store.newest_invoke_ms().map_err(Fault::Store)?;
-        unfinished
+        unsettled
             .into_iter()
             .filter_map(once::ended)
             .for_each(|ended| invokes.remember(ended));

@@ -157,6 +157,10 @@ impl Place {
     }
 }
 
+/// How the outcome begins of a command that failed, and of one of which its node said so: only that one is settled.
+pub(super) const FAILED: &str = r#"{"refused":"#;
+pub(super) const FAILED_BY_NODE: &str = r#"{"refused":{"kind":"node""#;
+
 /// An outcome as the store keeps it.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -378,7 +382,7 @@ fn known(record: &InvokeRecord, request: &Request) -> (Answer, bool) {
     }
 }
 
-/// What an earlier process left open, for the results that nodes may still deliver.
+/// What an earlier process left without its node's word, for the results that nodes may still deliver.
 pub(super) fn ended(record: InvokeRecord) -> Option<Ended> {
     let invoke = record.invoke;
     Some(Ended {

@@ -6,6 +6,7 @@
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Records, Store, StoreError};
+use crate::base::limits::INVOKES_FINISHED_MAX;
 
 /// How long a key is remembered, in milliseconds of the records' own clock.
 pub const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
@@ -15,6 +16,8 @@ pub const ROWS_MAX: usize = 100_000;
 pub const OUTCOME_BYTES_MAX: usize = 256 * 1024;
 /// All outcomes; beyond this the oldest are dropped, and their keys stay.
 pub const OUTCOMES_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// The outcome of a command of which nobody knows more: a word and the command's name.
+const FAILURE_BYTES_MAX: i64 = 4096;
 /// How far the table may grow beyond its bounds before it is cut.
 const SLACK_ROWS: usize = 4096;
 const SLACK_BYTES: usize = 32 * 1024 * 1024;
@@ -129,14 +132,25 @@ impl Store {
         .map(|newest| newest.map(i64::cast_unsigned))
     }
 
-    /// Those that a crash left without an outcome, for the hub to settle at its start.
-    pub fn load_unfinished_invokes(&self) -> Result<Vec<InvokeRecord>, StoreError> {
+    /// The newest that a crash left without an outcome, or whose outcome begins with `failed` and not with `by_node`: of
+    /// these a node may still have more to say. The oldest comes first.
+    pub fn load_unsettled_invokes(
+        &self,
+        failed: &str,
+        by_node: &str,
+    ) -> Result<Vec<InvokeRecord>, StoreError> {
+        let limit = i64::try_from(INVOKES_FINISHED_MAX).unwrap_or(i64::MAX);
         self.read(|connection| {
             connection
                 .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM invokes WHERE finished_at_ms IS NULL ORDER BY id"
+                    "SELECT * FROM (
+                         SELECT {COLUMNS}, id FROM invokes
+                         WHERE finished_at_ms IS NULL OR (outcome_bytes <= ?
+                             AND outcome LIKE ? || '%' AND outcome NOT LIKE ? || '%')
+                         ORDER BY id DESC LIMIT ?)
+                     ORDER BY id"
                 ))?
-                .query_map([], read)?
+                .query_map(params![FAILURE_BYTES_MAX, failed, by_node, limit], read)?
                 .collect()
         })
     }

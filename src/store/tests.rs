@@ -329,7 +329,12 @@ fn n12_a_key_is_sent_once_and_its_outcome_kept() {
     // The process ends here: nobody knows what happened.
     drop(store);
     let store = Store::open(&dir).unwrap();
-    assert_eq!(store.load_unfinished_invokes().unwrap(), [*known]);
+    assert_eq!(
+        store
+            .load_unsettled_invokes("failed", "failed by node")
+            .unwrap(),
+        [*known]
+    );
     let finish = |invoke: &NewInvoke, text: &str, late| {
         let outcome = Outcome::Kept(text.to_owned());
         store
@@ -339,6 +344,14 @@ fn n12_a_key_is_sent_once_and_its_outcome_kept() {
     assert!(!finish(&invoke("k", 2000), "\"of another invoke\"", false));
     assert!(finish(&first, "{\"timedOut\":true}", false));
     assert!(!finish(&first, "{\"ok\":false}", false));
+    for (failed, by_node, count) in [
+        ("{\"timed", "{\"ok", 1),
+        ("{\"ok", "x", 0),
+        ("{\"", "{\"t", 0),
+    ] {
+        let open = store.load_unsettled_invokes(failed, by_node).unwrap();
+        assert_eq!(open.len(), count, "{failed}");
+    }
     // What the node says after all is the truth.
     assert!(finish(&first, "{\"ok\":true}", true));
     let record = store.invoke("operator", "node", "k").unwrap().unwrap();
@@ -457,7 +470,9 @@ fn invokes_of_an_older_file_are_kept_in_the_order_of_their_age() {
         .unwrap();
     drop(older);
     let store = Store::open(&dir).unwrap();
-    let open = store.load_unfinished_invokes().unwrap();
+    let open = store
+        .load_unsettled_invokes("failed", "failed by node")
+        .unwrap();
     assert_eq!(open.len(), 1);
     assert_eq!(open[0].invoke.invoke_id, "i1");
     let known = store.invoke("operator", "node", "a").unwrap().unwrap();
@@ -467,7 +482,12 @@ fn invokes_of_an_older_file_are_kept_in_the_order_of_their_age() {
     store
         .record(|r| r.cut_invokes(2000 + invokes::KEPT_MS))
         .unwrap();
-    assert!(store.load_unfinished_invokes().unwrap().is_empty());
+    assert!(
+        store
+            .load_unsettled_invokes("failed", "failed by node")
+            .unwrap()
+            .is_empty()
+    );
     assert!(store.invoke("operator", "node", "a").unwrap().is_some());
 }
 

@@ -141,6 +141,50 @@ fn n12_a_late_result_replaces_a_failure_that_nobody_knew_better() {
 }
 
 #[test]
+fn n12_a_late_result_counts_after_a_restart_too() {
+    let mut gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let mut node = Node::approved(&gateway, &mut operator, &WHICH);
+    let params = json!({});
+    let mut asked = Vec::new();
+    for key in ["lost", "failed"] {
+        let id = node.ask_once(&mut operator, key, &params);
+        asked.push((id, node.taken()));
+    }
+    let [(lost, lost_request), (failed, failed_request)] = asked.try_into().unwrap();
+    let error = json!({"code": "E_BINS", "message": "no"});
+    let result =
+        json!({"id": failed_request["id"], "nodeId": node.id(), "ok": false, "error": error});
+    node.peer.call("node.invoke.result", &result).unwrap();
+    let said_by_node = said(operator.answer(&failed));
+    node.peer = node.again(&gateway);
+    assert_eq!(
+        said(operator.answer(&lost)),
+        words("DISCONNECTED", "unknown")
+    );
+    gateway.kill();
+    gateway.restart();
+    let mut operator = Peer::operator(&gateway);
+    node.peer = node.again(&gateway);
+    let id = node.ask_once(&mut operator, "lost", &params);
+    assert_eq!(said(operator.answer(&id)), words("DISCONNECTED", "unknown"));
+    for request in [&lost_request, &failed_request] {
+        let ignored = json!({"ok": true, "ignored": true});
+        assert_eq!(node.report(request, "{\"ran\":1}"), ignored);
+    }
+    let id = node.ask_once(&mut operator, "lost", &params);
+    let answer = operator.answer(&id).unwrap();
+    assert_eq!(
+        (&answer["payload"], &answer["late"]),
+        (&json!({"ran": 1}), &json!(true))
+    );
+    // What a node has said once, it does not take back.
+    let id = node.ask_once(&mut operator, "failed", &params);
+    assert_eq!(said(operator.answer(&id)), said_by_node);
+    node.heard_nothing();
+}
+
+#[test]
 fn n12_what_was_not_sent_leaves_its_key_free() {
     let gateway = Gateway::start();
     let mut operator = Peer::operator(&gateway);
