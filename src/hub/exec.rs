@@ -398,7 +398,7 @@ impl Hub {
         drop(inner);
         exec_gate(mode, false, false, run_id.as_deref())?;
         let env: Overrides = field(&fields, "env")?.unwrap_or_default();
-        env::check(&env).map_err(|_| Refused::BadParams)?;
+        env::check(&env).map_err(bad_env)?;
         for field in CONTROL_FIELDS {
             fields.remove(field);
         }
@@ -551,6 +551,11 @@ fn read<T: for<'de> Deserialize<'de>>(result: &super::NodeResult) -> Result<T, R
         code: "INVALID_RESULT".to_owned(),
         message: "the node's result has not the form of this command's results".to_owned(),
     })
+}
+
+pub(super) fn bad_env(refused: env::Refused) -> Refused {
+    let why = refused.to_string();
+    Refused::BadEnv { why }
 }
 
 fn bad_plan(error: impl std::fmt::Display) -> Refused {

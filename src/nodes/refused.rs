@@ -142,6 +142,10 @@ pub enum Refused {
     DuplicateKey,
     /// The parameters are not what this command takes.
     BadParams,
+    /// The variables that a command shall get are not taken; which, and why.
+    BadEnv {
+        why: String,
+    },
 }
 
 impl Refused {
@@ -164,6 +168,7 @@ impl Refused {
             Self::UnknownNode
             | Self::DuplicateKey
             | Self::BadParams
+            | Self::BadEnv { .. }
             | Self::OversizedRequest { .. }
             | Self::OversizedResult { .. } => Category::Protocol,
             Self::NotConnected
@@ -307,6 +312,7 @@ impl Refusal for Refused {
             | Self::NodeExecMode { .. }
             | Self::DuplicateKey
             | Self::BadParams
+            | Self::BadEnv { .. }
             | Self::OversizedRequest { .. }
             | Self::UnknownNode => "INVALID_REQUEST",
             Self::CallerWithdrawn => "FORBIDDEN",
@@ -348,7 +354,7 @@ impl Refusal for Refused {
         match self {
             Self::UnknownNode => 404,
             Self::DuplicateKey => 409,
-            Self::BadParams => 400,
+            Self::BadParams | Self::BadEnv { .. } => 400,
             Self::OversizedRequest { .. } => 413,
             Self::NotConnected
             | Self::Disconnected { .. }
@@ -401,6 +407,7 @@ impl Refusal for Refused {
             Self::AuditUnavailable => "audit_unavailable",
             Self::DuplicateKey => "duplicate_key",
             Self::BadParams => "bad_params",
+            Self::BadEnv { .. } => "bad_env",
         }
     }
 
@@ -462,6 +469,7 @@ impl Refusal for Refused {
             }
             Self::DuplicateKey => "idempotencyKey was already used with other parameters".into(),
             Self::BadParams => "invalid params for this command".into(),
+            Self::BadEnv { why } => why.clone().into(),
             Self::Disconnected { .. }
             | Self::TimedOut { .. }
             | Self::Cancelled { .. }
@@ -549,6 +557,7 @@ impl Refusal for Refused {
             Self::AuditUnavailable => "free space on the disk of the state directory; dispatch goes on by itself".into(),
             Self::DuplicateKey => "use a new idempotencyKey".into(),
             Self::BadParams => "send an object with the fields that the command takes".into(),
+            Self::BadEnv { .. } => "leave them out of env; what they do can stand in the command, where it is seen".into(),
         }
     }
 }
@@ -629,7 +638,10 @@ pub(crate) mod tests {
             Refused::OversizedResult { .. } => Refused::AuditUnavailable,
             Refused::AuditUnavailable => Refused::DuplicateKey,
             Refused::DuplicateKey => Refused::BadParams,
-            Refused::BadParams => return None,
+            Refused::BadParams => Refused::BadEnv {
+                why: "too many".to_owned(),
+            },
+            Refused::BadEnv { .. } => return None,
         })
     }
 

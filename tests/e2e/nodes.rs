@@ -390,7 +390,10 @@ fn n5_in_mode_full_a_node_hears_none_of_the_callers_control_fields() {
     let loaded =
         json!({"nodeId": node.id(), "command": "system.run", "idempotencyKey": "e", "params": env});
     let error = operator.call("node.invoke", &loaded).unwrap_err();
-    assert_eq!(error.message(), "invalid params for this command");
+    assert_eq!(
+        error.message(),
+        "environment override rejected (blocked override keys: LD_PRELOAD)"
+    );
 }
 
 #[test]
