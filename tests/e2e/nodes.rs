@@ -915,6 +915,7 @@ fn w7_progress_is_dropped_for_a_slow_reader_who_still_gets_its_answer() {
     operator
         .connect(&Connect::cli().with("caps", json!([PROGRESS])))
         .unwrap();
+    operator.takes_little();
     let mut node = Node::approved(&gateway, &mut operator, &["system.which"]);
     let id = node.ask(&mut operator, "system.which", &json!({}));
     let request = node.taken();

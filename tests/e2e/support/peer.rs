@@ -73,6 +73,12 @@ impl Peer {
         Self::open_on("127.0.0.1", port, headers)
     }
 
+    /// What waits unread in its socket is no more than this, however much the system would give it.
+    pub(crate) fn takes_little(&self) {
+        rustix::net::sockopt::set_socket_recv_buffer_size(self.socket.get_ref(), 64 * 1024)
+            .unwrap();
+    }
+
     /// The same at another address of this host.
     pub(crate) fn open_on(host: &str, port: u16, headers: &[(&str, &str)]) -> Result<Self, Answer> {
         let address = SocketAddr::new(host.parse().unwrap(), port);
