@@ -21,7 +21,9 @@ pub struct Farewell {
 #[derive(Default)]
 struct Queue {
     frames: VecDeque<String>,
+    /// Of these frames, and of those that were taken last: until its session asks for more, they may not be written.
     bytes: usize,
+    taken: usize,
     farewell: Option<Farewell>,
 }
 
@@ -29,6 +31,12 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     ready: Notify,
+}
+
+impl Queue {
+    fn settle(&mut self) {
+        self.bytes = self.bytes.saturating_sub(std::mem::take(&mut self.taken));
+    }
 }
 
 impl Shared {
@@ -122,6 +130,7 @@ pub struct OutboxReader(Arc<Shared>);
 impl OutboxReader {
     /// Everything queued, or the farewell once the queue is empty. Cancel-safe.
     pub async fn take(&self) -> Taken {
+        self.0.queue().settle();
         loop {
             if let Some(taken) = self.try_take() {
                 return taken;
@@ -140,11 +149,11 @@ impl OutboxReader {
         }
     }
 
-    /// The same as `take` without waiting.
+    /// The same as `take` without waiting, and without asking for more.
     pub fn try_take(&self) -> Option<Taken> {
         let mut queue = self.0.queue();
         if !queue.frames.is_empty() {
-            queue.bytes = 0;
+            queue.taken = queue.bytes;
             return Some(Taken::Frames(std::mem::take(&mut queue.frames).into()));
         }
         queue.farewell.clone().map(Taken::Close)
@@ -196,6 +205,9 @@ mod tests {
             panic!("it was ended");
         };
         assert_eq!((frames.len(), frames[2].as_str()), (3, "answer"));
+        assert!(!outbox.offer(frame.clone()), "they may still be unread");
+        let more = tokio::time::timeout(std::time::Duration::ZERO, reader.take());
+        assert!(more.await.is_err());
         assert!(outbox.offer(frame));
     }
 
@@ -212,6 +224,26 @@ mod tests {
             reader.take().await,
             Taken::Close(Farewell { code: 1008, .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn w7_what_a_session_took_counts_until_it_asks_for_more() {
+        let outbox = Outbox::default();
+        let reader = outbox.reader();
+        let frame = "x".repeat(limits::OUTBOX_BYTES_MAX * 2 / 5);
+        let take = || tokio::time::timeout(std::time::Duration::ZERO, reader.take());
+        let fill = async || {
+            outbox.send(frame.clone());
+            outbox.send(frame.clone());
+            assert!(matches!(take().await, Ok(Taken::Frames(_))));
+            assert!(outbox.room() < frame.len());
+        };
+        fill().await;
+        assert!(take().await.is_err(), "there is no more");
+        assert_eq!(outbox.room(), limits::MESSAGE_BYTES_MAX);
+        fill().await;
+        outbox.send(frame.clone());
+        assert!(outbox.is_closing(), "more than its peer may leave unread");
     }
 
     #[test]
