@@ -6,87 +6,34 @@
 
 use std::fmt;
 
-/// What a connection is: an operator decides, a node executes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Role {
-    Operator,
-    Node,
-}
+use crate::base::names::names;
 
-impl Role {
-    pub fn from_wire(text: &str) -> Option<Self> {
-        match text {
-            "operator" => Some(Self::Operator),
-            "node" => Some(Self::Node),
-            _ => None,
-        }
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Operator => "operator",
-            Self::Node => "node",
-        }
+names! {
+    /// What a connection is: an operator decides, a node executes.
+    pub enum Role {
+        Operator = "operator",
+        Node = "node",
     }
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+names! {
+    /// One operator scope. Nodes have none.
+    #[repr(u8)]
+    pub enum Scope {
+        Admin = "operator.admin",
+        Read = "operator.read",
+        Write = "operator.write",
+        Approvals = "operator.approvals",
+        Questions = "operator.questions",
+        Pairing = "operator.pairing",
+        Talk = "operator.talk",
+        TalkSecrets = "operator.talk.secrets",
     }
-}
-
-/// One operator scope. Nodes have none.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
-pub enum Scope {
-    Admin,
-    Read,
-    Write,
-    Approvals,
-    Questions,
-    Pairing,
-    Talk,
-    TalkSecrets,
 }
 
 impl Scope {
-    pub const ALL: [Self; 8] = [
-        Self::Admin,
-        Self::Read,
-        Self::Write,
-        Self::Approvals,
-        Self::Questions,
-        Self::Pairing,
-        Self::Talk,
-        Self::TalkSecrets,
-    ];
-
-    pub fn from_wire(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|scope| scope.as_str() == text)
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Admin => "operator.admin",
-            Self::Read => "operator.read",
-            Self::Write => "operator.write",
-            Self::Approvals => "operator.approvals",
-            Self::Questions => "operator.questions",
-            Self::Pairing => "operator.pairing",
-            Self::Talk => "operator.talk",
-            Self::TalkSecrets => "operator.talk.secrets",
-        }
-    }
-
     fn bit(self) -> u8 {
         1 << self as u8
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -99,7 +46,7 @@ impl ScopeSet {
 
     /// Every scope that an operator can hold.
     pub fn all() -> Self {
-        Scope::ALL.into_iter().collect()
+        Scope::ALL.iter().copied().collect()
     }
 
     /// The known scopes among these names. Unknown ones are left out.
@@ -161,9 +108,8 @@ impl ScopeSet {
     }
 
     pub fn iter(self) -> impl Iterator<Item = Scope> {
-        Scope::ALL
-            .into_iter()
-            .filter(move |scope| self.contains(*scope))
+        let all = Scope::ALL.iter().copied();
+        all.filter(move |scope| self.contains(*scope))
     }
 
     /// The names, in the order of `Scope::ALL`.
@@ -218,7 +164,7 @@ mod tests {
     #[test]
     fn names_round_trip() {
         for scope in Scope::ALL {
-            assert_eq!(Scope::from_wire(scope.as_str()), Some(scope));
+            assert_eq!(Scope::from_wire(scope.as_str()), Some(*scope));
         }
         for unknown in ["", "banana", "operator.Admin", "operator.admin ", "admin"] {
             assert_eq!(Scope::from_wire(unknown), None);
@@ -229,13 +175,13 @@ mod tests {
     #[test]
     fn admin_implies_all_write_implies_read_and_talk_and_nothing_else_implies() {
         for scope in Scope::ALL {
-            assert!(set(&["operator.admin"]).allows(scope));
+            assert!(set(&["operator.admin"]).allows(*scope));
         }
         let write = set(&["operator.write"]);
         assert!(write.allows(Scope::Read) && write.allows(Scope::Talk));
         assert!(!write.allows(Scope::Admin) && !write.allows(Scope::Pairing));
-        for holder in Scope::ALL.into_iter().skip(3) {
-            let alone: ScopeSet = [holder].into_iter().collect();
+        for holder in Scope::ALL.iter().skip(3) {
+            let alone: ScopeSet = [*holder].into_iter().collect();
             assert_eq!(alone.meet(ScopeSet::all()), alone);
         }
     }
@@ -285,7 +231,7 @@ mod tests {
             for b in 0..=u8::MAX {
                 let (a, b) = (ScopeSet(a), ScopeSet(b));
                 let both = a.meet(b);
-                for scope in Scope::ALL {
+                for scope in Scope::ALL.iter().copied() {
                     assert_eq!(both.allows(scope), a.allows(scope) && b.allows(scope));
                 }
             }

@@ -2,6 +2,7 @@
 
 pub mod ids;
 pub mod limits;
+pub(crate) mod names;
 pub mod refusal;
 pub mod secret;
 

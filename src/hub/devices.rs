@@ -7,14 +7,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{Audience, Caller, Denied, Fault, Hub, Inner};
 use crate::audit::{self, Actor, TokenChange};
-use crate::auth::admission::{self, KnownDevice, SignInLink, TokenHolder};
+use crate::auth::admission::{self, ApprovedVia, KnownDevice, SignInLink, TokenHolder};
 use crate::auth::device::PublicKey;
 use crate::auth::permission::PermissionRefusal;
 use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::auth::secret_eq::TokenDigest;
 use crate::base::{DeviceId, Refusal as _, Secret, ids::uuid_v4, limits};
 use crate::machine;
-use crate::pairing::{ApprovedVia, Device, DeviceFacts, DeviceRequest, SurfaceFacts};
+use crate::pairing::{Device, DeviceFacts, DeviceRequest, SurfaceFacts};
 use crate::rpc::types::client::ClientSummary;
 use crate::rpc::types::device::{
     DevicePairList, DevicePairResolvedEvent, DeviceTokenSummary, PairedDevice, PendingDevice,

@@ -24,28 +24,19 @@ pub use refusal::IngressRefusal;
 pub use trusted_proxy::{Evidence, ProxyUserRefusal, ProxyUserSettings};
 
 use crate::base::limits::INGRESS_HEADER_BYTES_MAX;
+use crate::base::names::names;
 
-/// What a listener is for. Trust begins here; a header can narrow it and never widen it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ListenerClass {
-    /// TCP, on loopback by default.
-    Main,
-    /// The Unix socket of mode 0600 for the operator's own tools.
-    Admin,
-    /// The private loopback listener that a managed Tailscale Serve or Funnel forwards to.
-    Serve,
-    /// An own port or Unix socket for a reverse proxy.
-    Proxy,
-}
-
-impl ListenerClass {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Main => "main",
-            Self::Admin => "admin",
-            Self::Serve => "serve",
-            Self::Proxy => "proxy",
-        }
+names! {
+    /// What a listener is for. Trust begins here; a header can narrow it and never widen it.
+    pub enum ListenerClass {
+        /// TCP, on loopback by default.
+        Main = "main",
+        /// The Unix socket of mode 0600 for the operator's own tools.
+        Admin = "admin",
+        /// The private loopback listener that a managed Tailscale Serve or Funnel forwards to.
+        Serve = "serve",
+        /// An own port or Unix socket for a reverse proxy.
+        Proxy = "proxy",
     }
 }
 

@@ -1,8 +1,7 @@
 //! Devices: asked for, approved, rejected, renamed, removed, and their tokens.
 
-use super::{
-    ApprovedVia, Change, Device, DeviceFacts, DeviceRequest, Pairing, Refused, Token, TurnedAway,
-};
+use super::{Change, Device, DeviceFacts, DeviceRequest, Pairing, Refused, Token, TurnedAway};
+use crate::auth::admission::ApprovedVia;
 use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::auth::secret_eq::TokenDigest;
 use crate::base::{DeviceId, limits};

@@ -17,8 +17,7 @@ use std::collections::BTreeMap;
 
 pub use device::{Approver, Filed};
 pub use records::{
-    ApprovedVia, Device, DeviceFacts, DeviceRequest, Surface, SurfaceFacts, SurfaceRequest, Token,
-    TurnedAway,
+    Device, DeviceFacts, DeviceRequest, Surface, SurfaceFacts, SurfaceRequest, Token, TurnedAway,
 };
 pub use refused::Refused;
 pub use surface::required_scopes;

@@ -2,39 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth::admission::ApprovedVia;
 use crate::auth::scope::{Role, ScopeSet};
 use crate::auth::secret_eq::TokenDigest;
 use crate::base::DeviceId;
 
-/// How a device came to be paired, as `device.pair.list` names it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ApprovedVia {
-    /// A direct local caller with the right secret.
-    Silent,
-    /// An operator.
-    Owner,
-    /// A single-use sign-in link.
-    Bootstrap,
-    /// Its address, as `gateway.nodes.pairing.autoApproveCidrs` says.
-    TrustedCidr,
-}
-
-impl ApprovedVia {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Silent => "silent",
-            Self::Owner => "owner",
-            Self::Bootstrap => "bootstrap",
-            Self::TrustedCidr => "trusted-cidr",
-        }
-    }
-}
-
 /// A device token as the record holds it: never the token, only its SHA-256.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Token {
-    #[serde(with = "wire::role")]
     pub role: Role,
     #[serde(with = "wire::scopes")]
     pub scopes: ScopeSet,
@@ -63,7 +38,6 @@ pub struct Device {
     pub device_family_shown: Option<String>,
     pub client_id: String,
     pub client_mode: String,
-    #[serde(with = "wire::roles")]
     pub roles: Vec<Role>,
     /// What an operator granted; the most that any connection of this device can hold.
     #[serde(with = "wire::scopes")]
@@ -112,7 +86,6 @@ pub struct DeviceFacts {
     pub device_family_shown: Option<String>,
     pub client_id: String,
     pub client_mode: String,
-    #[serde(with = "wire::role")]
     pub role: Role,
     #[serde(with = "wire::scopes")]
     pub scopes: ScopeSet,
@@ -182,52 +155,6 @@ pub struct SurfaceRequest {
 
 /// The wire's words for values whose types know no serialisation.
 mod wire {
-    pub(super) mod role {
-        use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-        use crate::auth::scope::Role;
-
-        #[expect(
-            clippy::trivially_copy_pass_by_ref,
-            reason = "serde hands out references"
-        )]
-        pub(in super::super) fn serialize<S: Serializer>(
-            role: &Role,
-            serializer: S,
-        ) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(role.as_str())
-        }
-
-        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-            deserializer: D,
-        ) -> Result<Role, D::Error> {
-            let name = String::deserialize(deserializer)?;
-            Role::from_wire(&name).ok_or_else(|| D::Error::custom("unknown role"))
-        }
-    }
-
-    pub(super) mod roles {
-        use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-        use crate::auth::scope::Role;
-
-        pub(in super::super) fn serialize<S: Serializer>(
-            roles: &[Role],
-            serializer: S,
-        ) -> Result<S::Ok, S::Error> {
-            serializer.collect_seq(roles.iter().map(|role| role.as_str()))
-        }
-
-        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-            deserializer: D,
-        ) -> Result<Vec<Role>, D::Error> {
-            Vec::<String>::deserialize(deserializer)?
-                .iter()
-                .map(|name| Role::from_wire(name).ok_or_else(|| D::Error::custom("unknown role")))
-                .collect()
-        }
-    }
-
     pub(super) mod scopes {
         use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

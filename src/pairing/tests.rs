@@ -1,4 +1,5 @@
 use super::*;
+use crate::auth::admission::ApprovedVia;
 use crate::auth::scope::{Scope, ScopeSet};
 use crate::auth::secret_eq::TokenDigest;
 

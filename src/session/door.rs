@@ -20,7 +20,7 @@ use crate::ingress::cidr::{is_private, is_tailnet};
 use crate::ingress::{self, Attributed, Client, ListenerClass};
 use crate::machine;
 use crate::net::Tailnet;
-use crate::pairing::{self, DeviceFacts};
+use crate::pairing::DeviceFacts;
 use crate::rpc::types::connect::ConnectParams;
 
 /// Where the configured secret comes from. Asked at every attempt, so that a rotated secret counts at once.
@@ -297,16 +297,13 @@ impl Door {
         }
         let mut newly_paired = false;
         if let Enrolment::Approve { ask, via } = admitted.enrolment() {
-            let (via, rule) = match via {
-                ApprovedVia::Owner => (pairing::ApprovedVia::Owner, "owner"),
-                ApprovedVia::Silent => (pairing::ApprovedVia::Silent, "direct local caller"),
-                ApprovedVia::SignInLink => (pairing::ApprovedVia::Bootstrap, "sign-in link"),
-                ApprovedVia::TrustedCidr => (
-                    pairing::ApprovedVia::TrustedCidr,
-                    "gateway.nodes.pairing.autoApproveCidrs",
-                ),
+            let rule = match via {
+                ApprovedVia::Owner => "owner",
+                ApprovedVia::Silent => "direct local caller",
+                ApprovedVia::SignInLink => "sign-in link",
+                ApprovedVia::TrustedCidr => "gateway.nodes.pairing.autoApproveCidrs",
             };
-            if let Err(denied) = hub.pair_device(device_facts(ask, String::new()), via, rule) {
+            if let Err(denied) = hub.pair_device(device_facts(ask, String::new()), *via, rule) {
                 log_fault("pairing", &denied);
                 return Err(AdmissionRefusal::PairingQueueFull);
             }

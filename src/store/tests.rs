@@ -9,12 +9,11 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::audit::{AuditLog, Durability, Event, Settings};
+use crate::auth::admission::ApprovedVia;
 use crate::auth::scope::{Role, Scope};
 use crate::auth::secret_eq::TokenDigest;
 use crate::base::DeviceId;
-use crate::pairing::{
-    ApprovedVia, Change, Device, Surface, SurfaceFacts, SurfaceRequest, Token, TurnedAway,
-};
+use crate::pairing::{Change, Device, Surface, SurfaceFacts, SurfaceRequest, Token, TurnedAway};
 
 fn temporary() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();

@@ -27,6 +27,7 @@ use super::rate_limit::{Class, Limit, LimitKey};
 use super::scope::{Role, ScopeSet};
 use super::secret_eq::TokenDigest;
 use super::whois;
+use crate::base::names::names;
 use crate::base::{DeviceId, Secret};
 use crate::ingress::{Attributed, Cidr, Client, ListenerClass, ProxyUserRefusal};
 use crate::rpc::types::connect::{
@@ -35,23 +36,13 @@ use crate::rpc::types::connect::{
 use facts::Facts;
 use shared::Check;
 
-/// `gateway.auth.mode`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
-    None,
-    Token,
-    Password,
-    TrustedProxy,
-}
-
-impl Mode {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Token => "token",
-            Self::Password => "password",
-            Self::TrustedProxy => "trusted-proxy",
-        }
+names! {
+    /// `gateway.auth.mode`.
+    pub enum Mode {
+        None = "none",
+        Token = "token",
+        Password = "password",
+        TrustedProxy = "trusted-proxy",
     }
 }
 
@@ -99,25 +90,17 @@ pub struct Refused {
     pub burnt_link: Option<TokenDigest>,
 }
 
-/// Why a device must wait for an operator.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PairingReason {
-    NotPaired,
-    RoleUpgrade,
-    ScopeUpgrade,
-    MetadataUpgrade,
+names! {
+    /// Why a device must wait for an operator.
+    pub enum PairingReason {
+        NotPaired = "not-paired",
+        RoleUpgrade = "role-upgrade",
+        ScopeUpgrade = "scope-upgrade",
+        MetadataUpgrade = "metadata-upgrade",
+    }
 }
 
 impl PairingReason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NotPaired => "not-paired",
-            Self::RoleUpgrade => "role-upgrade",
-            Self::ScopeUpgrade => "scope-upgrade",
-            Self::MetadataUpgrade => "metadata-upgrade",
-        }
-    }
-
     fn requirement(self) -> &'static str {
         match self {
             Self::NotPaired => "device is not approved yet",
@@ -184,33 +167,18 @@ impl Pend {
     }
 }
 
-/// How a caller was recognised.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AuthMethod {
-    None,
-    /// The peer of the admin socket, by its user id.
-    LocalUser,
-    Token,
-    Password,
-    DeviceToken,
-    SignInLink,
-    Tailscale,
-    TrustedProxy,
-}
-
-impl AuthMethod {
-    /// `hello-ok.auth.method`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::LocalUser => "local-user",
-            Self::Token => "token",
-            Self::Password => "password",
-            Self::DeviceToken => "device-token",
-            Self::SignInLink => "bootstrap-token",
-            Self::Tailscale => "tailscale",
-            Self::TrustedProxy => "trusted-proxy",
-        }
+names! {
+    /// How a caller was recognised, as logs and records name it.
+    pub enum AuthMethod {
+        None = "none",
+        /// The peer of the admin socket, by its user id.
+        LocalUser = "local-user",
+        Token = "token",
+        Password = "password",
+        DeviceToken = "device-token",
+        SignInLink = "bootstrap-token",
+        Tailscale = "tailscale",
+        TrustedProxy = "trusted-proxy",
     }
 }
 
@@ -225,27 +193,17 @@ pub enum Enrolment {
     Approve { ask: Box<Ask>, via: ApprovedVia },
 }
 
-/// Whose approval a device has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ApprovedVia {
-    /// An operator decided.
-    Owner,
-    /// A program on this host that has the shared secret.
-    Silent,
-    /// An operator's sign-in link.
-    SignInLink,
-    /// `Settings::auto_approve_cidrs` names its address.
-    TrustedCidr,
-}
-
-impl ApprovedVia {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Owner => "owner",
-            Self::Silent => "silent",
-            Self::SignInLink => "bootstrap",
-            Self::TrustedCidr => "trusted-cidr",
-        }
+names! {
+    /// Whose approval a device has, as its record and `device.pair.list` name it.
+    pub enum ApprovedVia {
+        /// An operator decided.
+        Owner = "owner",
+        /// A program on this host that has the shared secret.
+        Silent = "silent",
+        /// An operator's sign-in link.
+        SignInLink = "bootstrap",
+        /// `Settings::auto_approve_cidrs` names its address.
+        TrustedCidr = "trusted-cidr",
     }
 }
 

@@ -17,6 +17,7 @@ use super::field::{
 use super::health::Health;
 use super::presence::{PresenceEntry, StateVersion};
 use crate::base::Secret;
+use crate::base::names::names;
 
 /// The protocol version that we speak.
 pub const PROTOCOL: u32 = 4;
@@ -33,128 +34,40 @@ pub struct Challenge {
     pub capabilities: Vec<Cow<'static, str>>,
 }
 
-/// The program that connects. A closed list: the reference refuses any other name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum ClientId {
-    #[serde(rename = "webchat-ui")]
-    WebchatUi,
-    #[serde(rename = "openclaw-control-ui")]
-    ControlUi,
-    #[serde(rename = "openclaw-browser-copilot")]
-    BrowserCopilot,
-    #[serde(rename = "openclaw-tui")]
-    Tui,
-    #[serde(rename = "webchat")]
-    Webchat,
-    #[serde(rename = "cli")]
-    Cli,
-    #[serde(rename = "gateway-client")]
-    GatewayClient,
-    #[serde(rename = "openclaw-macos")]
-    Macos,
-    #[serde(rename = "openclaw-linux")]
-    Linux,
-    #[serde(rename = "openclaw-ios")]
-    Ios,
-    #[serde(rename = "openclaw-watchos")]
-    Watchos,
-    #[serde(rename = "openclaw-android")]
-    Android,
-    #[serde(rename = "node-host")]
-    NodeHost,
-    #[serde(rename = "openclaw-worker")]
-    Worker,
-    #[serde(rename = "test")]
-    Test,
-    #[serde(rename = "fingerprint")]
-    Fingerprint,
-    #[serde(rename = "openclaw-probe")]
-    Probe,
-}
-
-impl ClientId {
-    pub const ALL: &[Self] = &[
-        Self::WebchatUi,
-        Self::ControlUi,
-        Self::BrowserCopilot,
-        Self::Tui,
-        Self::Webchat,
-        Self::Cli,
-        Self::GatewayClient,
-        Self::Macos,
-        Self::Linux,
-        Self::Ios,
-        Self::Watchos,
-        Self::Android,
-        Self::NodeHost,
-        Self::Worker,
-        Self::Test,
-        Self::Fingerprint,
-        Self::Probe,
-    ];
-
-    /// The name on the wire and in the signed string.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::WebchatUi => "webchat-ui",
-            Self::ControlUi => "openclaw-control-ui",
-            Self::BrowserCopilot => "openclaw-browser-copilot",
-            Self::Tui => "openclaw-tui",
-            Self::Webchat => "webchat",
-            Self::Cli => "cli",
-            Self::GatewayClient => "gateway-client",
-            Self::Macos => "openclaw-macos",
-            Self::Linux => "openclaw-linux",
-            Self::Ios => "openclaw-ios",
-            Self::Watchos => "openclaw-watchos",
-            Self::Android => "openclaw-android",
-            Self::NodeHost => "node-host",
-            Self::Worker => "openclaw-worker",
-            Self::Test => "test",
-            Self::Fingerprint => "fingerprint",
-            Self::Probe => "openclaw-probe",
-        }
+names! {
+    /// The program that connects. A closed list: the reference refuses any other name.
+    pub enum ClientId {
+        WebchatUi = "webchat-ui",
+        ControlUi = "openclaw-control-ui",
+        BrowserCopilot = "openclaw-browser-copilot",
+        Tui = "openclaw-tui",
+        Webchat = "webchat",
+        Cli = "cli",
+        GatewayClient = "gateway-client",
+        Macos = "openclaw-macos",
+        Linux = "openclaw-linux",
+        Ios = "openclaw-ios",
+        Watchos = "openclaw-watchos",
+        Android = "openclaw-android",
+        NodeHost = "node-host",
+        Worker = "openclaw-worker",
+        Test = "test",
+        Fingerprint = "fingerprint",
+        Probe = "openclaw-probe",
     }
 }
 
-/// How the program is used. A closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClientMode {
-    Webchat,
-    Cli,
-    Ui,
-    Backend,
-    Node,
-    Worker,
-    Probe,
-    Test,
-}
-
-impl ClientMode {
-    pub const ALL: &[Self] = &[
-        Self::Webchat,
-        Self::Cli,
-        Self::Ui,
-        Self::Backend,
-        Self::Node,
-        Self::Worker,
-        Self::Probe,
-        Self::Test,
-    ];
-
-    /// The name on the wire and in the signed string.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Webchat => "webchat",
-            Self::Cli => "cli",
-            Self::Ui => "ui",
-            Self::Backend => "backend",
-            Self::Node => "node",
-            Self::Worker => "worker",
-            Self::Probe => "probe",
-            Self::Test => "test",
-        }
+names! {
+    /// How the program is used. A closed list.
+    pub enum ClientMode {
+        Webchat = "webchat",
+        Cli = "cli",
+        Ui = "ui",
+        Backend = "backend",
+        Node = "node",
+        Worker = "worker",
+        Probe = "probe",
+        Test = "test",
     }
 }
 
