@@ -249,15 +249,6 @@ impl Limiter {
         }
     }
 
-    /// How many clients are remembered.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     fn entry(&mut self, now: Instant, key: &LimitKey, class: Class) -> &mut Entry {
         let id = (key.clone(), class);
         if !self.entries.contains_key(&id) {
@@ -448,7 +439,7 @@ mod tests {
                 it.success(&key, Class::SharedSecret);
             }
         }
-        assert!(it.len() <= limits::LIMITER_ENTRIES_MAX);
+        assert!(it.entries.len() <= limits::LIMITER_ENTRIES_MAX);
         assert!(it.order.len() <= 2 * limits::LIMITER_ENTRIES_MAX);
         let (mut it, now) = limiter();
         for n in 0..1024_u128 {
@@ -456,7 +447,7 @@ mod tests {
             let key = Client::Ip(IpAddr::V6(address.into())).into();
             fail(&mut it, now, &key, Class::SharedSecret, false);
         }
-        assert_eq!(it.len(), 1);
+        assert_eq!(it.entries.len(), 1);
         assert_ne!(client("2001:db8::1"), client("2001:db8:0:1::1"));
         assert_eq!(client("::ffff:10.0.0.1"), client("10.0.0.1"), "P8");
     }

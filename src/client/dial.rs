@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::base::limits;
-use crate::ingress::cidr::{canonical, is_private};
+use crate::ingress::cidr::is_private;
 use crate::machine;
 use crate::net::{Fingerprint, WsIo};
 use crate::ws::{
@@ -268,7 +268,7 @@ impl std::error::Error for DialError {}
 
 /// Where plaintext may go (decision 10).
 pub fn plaintext_allowed(address: IpAddr, break_glass: bool) -> bool {
-    let address = canonical(address);
+    let address = address.to_canonical();
     address.is_loopback() || (break_glass && is_private(address))
 }
 
@@ -308,7 +308,7 @@ async fn connect_tcp(url: &WsUrl, break_glass: bool) -> Result<TcpStream, DialEr
         if !url.tls && !plaintext_allowed(address.ip(), break_glass) {
             return Err(DialError::Plaintext {
                 address: address.ip(),
-                break_glass_helps: is_private(canonical(address.ip())),
+                break_glass_helps: is_private(address.ip()),
             });
         }
     }

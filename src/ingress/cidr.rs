@@ -10,14 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Tailscale's IPv6 range; its IPv4 range is the shared address space of RFC 6598.
 const TAILNET_V6: u128 = 0xfd7a_115c_a1e0 << 80;
 
-/// The one form of an address that we compare: `::ffff:a.b.c.d` is `a.b.c.d`.
-pub fn canonical(address: IpAddr) -> IpAddr {
-    address.to_canonical()
-}
-
 /// Whether both a tailnet and nothing else uses this address.
 pub fn is_tailnet(address: IpAddr) -> bool {
-    match canonical(address) {
+    match address.to_canonical() {
         IpAddr::V4(v4) => u32::from(v4) >> 22 == u32::from(Ipv4Addr::new(100, 64, 0, 0)) >> 22,
         IpAddr::V6(v6) => u128::from(v6) >> 80 == TAILNET_V6 >> 80,
     }
@@ -26,7 +21,7 @@ pub fn is_tailnet(address: IpAddr) -> bool {
 /// Whether only a private network can use this address (RFC 1918, 3927, 4193, 4291): neither public nor this host.
 pub fn is_private(address: IpAddr) -> bool {
     is_tailnet(address)
-        || match canonical(address) {
+        || match address.to_canonical() {
             IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
             IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
         }
@@ -68,7 +63,7 @@ impl Cidr {
         if prefix > width {
             return Err(CidrError::PrefixLength);
         }
-        let network = canonical(address);
+        let network = address.to_canonical();
         let prefix = match (address, network) {
             // A mapped prefix counts the 96 mapped bits; a shorter one would reach beyond the mapped addresses.
             (IpAddr::V6(_), IpAddr::V4(_)) => {
@@ -88,7 +83,7 @@ impl Cidr {
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = canonical(address);
+        let address = address.to_canonical();
         width_of(address) == width_of(self.network) && mask(address, self.prefix) == self.network
     }
 

@@ -8,7 +8,6 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
 
-use super::cidr::canonical;
 use crate::base::limits::{FORWARDED_HOPS_MAX, INGRESS_HEADER_BYTES_MAX};
 
 /// Why a chain is refused.
@@ -68,7 +67,7 @@ pub fn x_real_ip<'a>(
     std::str::from_utf8(trim(line))
         .ok()
         .and_then(|text| text.parse().ok())
-        .map(|ip| Some(canonical(ip)))
+        .map(|ip: IpAddr| Some(ip.to_canonical()))
         .ok_or(ForwardedError::BadEntry { index: 0 })
 }
 
@@ -114,7 +113,7 @@ fn address(text: &str) -> Option<IpAddr> {
     } else {
         IpAddr::V4(*text.parse::<SocketAddrV4>().ok()?.ip())
     };
-    Some(canonical(ip))
+    Some(ip.to_canonical())
 }
 
 /// The `for` node of RFC 7239 §6: IPv6 only in brackets; `unknown` and obfuscated names cannot be attributed.

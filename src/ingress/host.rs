@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{IngressRefusal, ListenerClass, Request, Settings, cidr};
+use super::{IngressRefusal, ListenerClass, Request, Settings};
 
 /// The host of an authority: an address, or a name in lower case without the root's dot.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,7 +21,7 @@ impl Host {
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(inner) = text.strip_prefix('[') {
             let v6 = inner.strip_suffix(']')?.parse().ok()?;
-            return Some(Self::Ip(cidr::canonical(IpAddr::V6(v6))));
+            return Some(Self::Ip(IpAddr::V6(v6).to_canonical()));
         }
         if let Ok(v4) = text.parse() {
             return Some(Self::Ip(IpAddr::V4(v4)));
@@ -106,7 +106,7 @@ pub(super) fn check(
 fn is_ours(host: &Host, request: &Request<'_>, settings: &Settings) -> bool {
     let bound = request
         .local
-        .is_some_and(|local| *host == Host::Ip(cidr::canonical(local.ip())));
+        .is_some_and(|local| *host == Host::Ip(local.ip().to_canonical()));
     let tailnet_name =
         request.listener == ListenerClass::Serve && settings.tailnet_name.as_ref() == Some(host);
     host.is_loopback()

@@ -17,55 +17,25 @@ pub mod code {
     pub const FORBIDDEN: &str = "FORBIDDEN";
     /// The Gateway, or the node that it needs, cannot do this now.
     pub const UNAVAILABLE: &str = "UNAVAILABLE";
-    /// No such approval, or it has expired.
-    pub const APPROVAL_NOT_FOUND: &str = "APPROVAL_NOT_FOUND";
-    /// Old codes that the reference no longer sends; our client still knows them.
-    pub const AGENT_TIMEOUT: &str = "AGENT_TIMEOUT";
-    pub const NOT_LINKED: &str = "NOT_LINKED";
 }
 
-/// Values of `error.details.code`.
+/// Values of `error.details.code` by which our own clients decide what to do next. The rest stand with their refusals.
 pub mod detail {
-    pub const AUTH_REQUIRED: &str = "AUTH_REQUIRED";
-    pub const AUTH_UNAUTHORIZED: &str = "AUTH_UNAUTHORIZED";
     pub const AUTH_TOKEN_MISSING: &str = "AUTH_TOKEN_MISSING";
     pub const AUTH_TOKEN_MISMATCH: &str = "AUTH_TOKEN_MISMATCH";
-    pub const AUTH_TOKEN_NOT_CONFIGURED: &str = "AUTH_TOKEN_NOT_CONFIGURED";
     pub const AUTH_PASSWORD_MISSING: &str = "AUTH_PASSWORD_MISSING";
     pub const AUTH_PASSWORD_MISMATCH: &str = "AUTH_PASSWORD_MISMATCH";
-    pub const AUTH_PASSWORD_NOT_CONFIGURED: &str = "AUTH_PASSWORD_NOT_CONFIGURED";
-    pub const AUTH_BOOTSTRAP_TOKEN_INVALID: &str = "AUTH_BOOTSTRAP_TOKEN_INVALID";
     pub const AUTH_DEVICE_TOKEN_MISMATCH: &str = "AUTH_DEVICE_TOKEN_MISMATCH";
     pub const AUTH_SCOPE_MISMATCH: &str = "AUTH_SCOPE_MISMATCH";
     pub const AUTH_RATE_LIMITED: &str = "AUTH_RATE_LIMITED";
-    pub const AUTH_TAILSCALE_IDENTITY_MISSING: &str = "AUTH_TAILSCALE_IDENTITY_MISSING";
-    pub const AUTH_TAILSCALE_PROXY_MISSING: &str = "AUTH_TAILSCALE_PROXY_MISSING";
-    pub const AUTH_TAILSCALE_WHOIS_FAILED: &str = "AUTH_TAILSCALE_WHOIS_FAILED";
-    pub const AUTH_TAILSCALE_IDENTITY_MISMATCH: &str = "AUTH_TAILSCALE_IDENTITY_MISMATCH";
-    pub const AUTH_IDENTITY_HEADER_REQUIRED: &str = "AUTH_IDENTITY_HEADER_REQUIRED";
-    pub const AUTH_VERIFIED_USER_REQUIRED: &str = "AUTH_VERIFIED_USER_REQUIRED";
     pub const CLIENT_VERSION_MISMATCH: &str = "CLIENT_VERSION_MISMATCH";
-    pub const CONTROL_UI_BUILD_MISMATCH: &str = "CONTROL_UI_BUILD_MISMATCH";
-    pub const CONTROL_UI_DEVICE_IDENTITY_REQUIRED: &str = "CONTROL_UI_DEVICE_IDENTITY_REQUIRED";
-    pub const CONTROL_UI_ORIGIN_NOT_ALLOWED: &str = "CONTROL_UI_ORIGIN_NOT_ALLOWED";
-    pub const DEVICE_AUTH_DEVICE_ID_MISMATCH: &str = "DEVICE_AUTH_DEVICE_ID_MISMATCH";
-    pub const DEVICE_AUTH_INVALID: &str = "DEVICE_AUTH_INVALID";
     pub const DEVICE_AUTH_NONCE_MISMATCH: &str = "DEVICE_AUTH_NONCE_MISMATCH";
-    pub const DEVICE_AUTH_NONCE_REQUIRED: &str = "DEVICE_AUTH_NONCE_REQUIRED";
-    pub const DEVICE_AUTH_PUBLIC_KEY_INVALID: &str = "DEVICE_AUTH_PUBLIC_KEY_INVALID";
     pub const DEVICE_AUTH_SIGNATURE_EXPIRED: &str = "DEVICE_AUTH_SIGNATURE_EXPIRED";
-    pub const DEVICE_AUTH_SIGNATURE_INVALID: &str = "DEVICE_AUTH_SIGNATURE_INVALID";
-    pub const DEVICE_IDENTITY_REQUIRED: &str = "DEVICE_IDENTITY_REQUIRED";
     pub const PAIRING_REQUIRED: &str = "PAIRING_REQUIRED";
     pub const PROTOCOL_MISMATCH: &str = "PROTOCOL_MISMATCH";
-
-    pub const APPROVAL_REQUIRED: &str = "APPROVAL_REQUIRED";
-    pub const DISCONNECTED: &str = "DISCONNECTED";
+    pub const DEVICE_IDENTITY_REQUIRED: &str = "DEVICE_IDENTITY_REQUIRED";
     pub const MISSING_SCOPE: &str = "MISSING_SCOPE";
     pub const NOT_CONNECTED: &str = "NOT_CONNECTED";
-    pub const PAIRING_CHANGED: &str = "PAIRING_CHANGED";
-    pub const SYSTEM_RUN_DENIED: &str = "SYSTEM_RUN_DENIED";
-    pub const TIMEOUT: &str = "TIMEOUT";
 }
 
 /// What a refused or failed request is answered with.

@@ -6,15 +6,11 @@
 use super::Error;
 
 pub const NORMAL: u16 = 1000;
-pub const GOING_AWAY: u16 = 1001;
 pub const PROTOCOL: u16 = 1002;
-pub const UNSUPPORTED: u16 = 1003;
 pub const INVALID_PAYLOAD: u16 = 1007;
 pub const POLICY: u16 = 1008;
 pub const TOO_LARGE: u16 = 1009;
 pub const INTERNAL: u16 = 1011;
-pub const RESTART: u16 = 1012;
-pub const TRY_AGAIN: u16 = 1013;
 
 /// Bytes of a reason: a control frame's 125, less the code.
 pub const REASON_BYTES_MAX: usize = 123;

@@ -218,7 +218,6 @@ pub struct Admitted {
     token: Option<TokenDigest>,
     user: Option<String>,
     client: ClientInfo,
-    local: bool,
     from: Client,
     enrolment: Enrolment,
     issue_token: bool,
@@ -264,11 +263,6 @@ impl Admitted {
     /// What the client said of itself. It grants nothing (A5).
     pub fn client(&self) -> &ClientInfo {
         &self.client
-    }
-
-    /// A program on this host, directly connected.
-    pub fn is_local(&self) -> bool {
-        self.local
     }
 
     /// Whom limits count.
@@ -826,7 +820,6 @@ impl Admission {
             token: login.token,
             user: login.user,
             client: self.connect.client.clone(),
-            local: self.attributed.is_direct_local(),
             from: self.attributed.client(),
             enrolment,
             issue_token: issue_token && login.method != AuthMethod::DeviceToken,
