@@ -83,69 +83,39 @@ pub struct ConnectParams {
     pub client: ClientInfo,
     #[serde(default, deserialize_with = "non_empty_list")]
     pub caps: Vec<String>,
-    #[serde(
-        default,
-        deserialize_with = "non_empty_list_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "non_empty_list_option")]
     pub commands: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub computer_use: Option<Box<RawValue>>,
-    #[serde(
-        default,
-        deserialize_with = "object_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "object_option")]
     pub worker_runs: Option<WorkerRuns>,
-    #[serde(
-        default,
-        deserialize_with = "present",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "present")]
     pub permissions: Option<BTreeMap<String, bool>>,
-    #[serde(
-        default,
-        deserialize_with = "present",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "present")]
     pub path_env: Option<String>,
     /// As sent: whether it is a role is admission's to say, with a refusal of its own.
-    #[serde(
-        default,
-        deserialize_with = "non_empty_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "non_empty_option")]
     pub role: Option<String>,
     /// As sent, in order and with repetitions: this is what the device has signed.
-    #[serde(
-        default,
-        deserialize_with = "non_empty_list_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "non_empty_list_option")]
     pub scopes: Option<Vec<String>>,
-    #[serde(
-        default,
-        deserialize_with = "object_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "object_option")]
     pub device: Option<DeviceProof>,
-    #[serde(
-        default,
-        deserialize_with = "object_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "object_option")]
     pub auth: Option<ConnectAuth>,
-    #[serde(
-        default,
-        deserialize_with = "present",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "present")]
     pub locale: Option<String>,
-    #[serde(
-        default,
-        deserialize_with = "present",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "present")]
     pub user_agent: Option<String>,
     /// Not in the published schema; the Control UI sends it and the reference takes it. Not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,46 +126,28 @@ pub struct ConnectParams {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClientInfo {
     pub id: ClientId,
-    #[serde(
-        default,
-        deserialize_with = "non_empty_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "non_empty_option")]
     pub display_name: Option<String>,
     #[serde(deserialize_with = "non_empty")]
     pub version: String,
-    #[serde(
-        default,
-        deserialize_with = "non_empty_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "non_empty_option")]
     pub build_id: Option<String>,
     #[serde(deserialize_with = "non_empty")]
     pub platform: String,
-    #[serde(
-        default,
-        deserialize_with = "non_empty_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "non_empty_option")]
     pub device_family: Option<String>,
-    #[serde(
-        default,
-        deserialize_with = "non_empty_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "non_empty_option")]
     pub model_identifier: Option<String>,
-    #[serde(
-        default,
-        deserialize_with = "non_empty_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "non_empty_option")]
     pub time_zone: Option<String>,
     pub mode: ClientMode,
-    #[serde(
-        default,
-        deserialize_with = "non_empty_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "non_empty_option")]
     pub instance_id: Option<String>,
 }
 
@@ -216,43 +168,19 @@ pub struct DeviceProof {
 
 /// Credentials as sent; each may be empty. `Debug` shows which are there and never what they say.
 #[derive(Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ConnectAuth {
-    #[serde(
-        default,
-        with = "secret_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(with = "secret_option", skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
-    #[serde(
-        default,
-        with = "secret_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(with = "secret_option", skip_serializing_if = "Option::is_none")]
     pub bootstrap_token: Option<Secret>,
-    #[serde(
-        default,
-        with = "secret_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(with = "secret_option", skip_serializing_if = "Option::is_none")]
     pub device_token: Option<Secret>,
-    #[serde(
-        default,
-        with = "secret_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(with = "secret_option", skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
-    #[serde(
-        default,
-        with = "secret_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(with = "secret_option", skip_serializing_if = "Option::is_none")]
     pub approval_runtime_token: Option<Secret>,
-    #[serde(
-        default,
-        with = "secret_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(with = "secret_option", skip_serializing_if = "Option::is_none")]
     pub agent_runtime_identity_token: Option<Secret>,
 }
 
@@ -277,11 +205,8 @@ pub struct WorkerRuns {
     pub openclaw_version: String,
     #[serde(deserialize_with = "non_empty_list")]
     pub protocol_features: Vec<String>,
-    #[serde(
-        default,
-        deserialize_with = "present",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "present")]
     pub bundle_prewarm: Option<u64>,
 }
 
@@ -361,11 +286,8 @@ pub struct SessionDefaults {
 pub struct HelloAuth {
     pub role: Cow<'static, str>,
     pub scopes: Vec<Cow<'static, str>>,
-    #[serde(
-        default,
-        with = "secret_option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(with = "secret_option")]
     pub device_token: Option<Secret>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_at_ms: Option<u64>,
