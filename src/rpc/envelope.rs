@@ -5,11 +5,11 @@
 //! Errors: `EnvelopeError`, which keeps apart what a session answers differently: text that is not JSON, JSON that is
 //! not safe to hand on, and JSON that is not a frame.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::base::limits;
@@ -20,6 +20,8 @@ use crate::rpc::types::presence::StateVersion;
 
 /// A trace context is carried by some clients and not used here (schema: `traceparent`, at most 128 characters).
 const TRACEPARENT_CHARS_MAX: usize = 128;
+/// The keys that a request may have.
+const REQUEST_KEYS: [&str; 5] = ["type", "id", "method", "params", "traceparent"];
 
 /// One frame, borrowed from the text of its message.
 #[derive(Debug)]
@@ -132,7 +134,7 @@ pub fn decode(text: &str) -> Result<Frame<'_>, EnvelopeError> {
     }
     let fields: Fields<'_> =
         serde_json::from_str(text).map_err(|_| not_a_frame(FrameFault::NotAnObject))?;
-    let kind = fields.kind.and_then(text_of);
+    let kind = fields.get("type").and_then(|raw| string(raw, "type").ok());
     let frame = match kind.as_deref() {
         Some("req") => fields.request().map(Frame::Request),
         Some("res") => fields.response().map(Frame::Response),
@@ -145,167 +147,98 @@ pub fn decode(text: &str) -> Result<Frame<'_>, EnvelopeError> {
     })
 }
 
-/// The known top-level keys, each still raw: what they must be depends on `type`.
-#[derive(Default)]
-struct Fields<'a> {
-    kind: Option<&'a RawValue>,
-    id: Option<&'a RawValue>,
-    method: Option<&'a RawValue>,
-    params: Option<&'a RawValue>,
-    traceparent: Option<&'a RawValue>,
-    ok: Option<&'a RawValue>,
-    payload: Option<&'a RawValue>,
-    error: Option<&'a RawValue>,
-    event: Option<&'a RawValue>,
-    seq: Option<&'a RawValue>,
-    state_version: Option<&'a RawValue>,
-    unknown: Option<String>,
-}
+/// The top-level keys and their values, each still raw: what they must be depends on `type`.
+#[derive(Deserialize)]
+struct Fields<'a>(#[serde(borrow)] BTreeMap<Text<'a>, &'a RawValue>);
 
 impl<'a> Fields<'a> {
-    fn id(&self) -> Result<Cow<'a, str>, FrameFault> {
-        name(self.id, "id", limits::RPC_ID_BYTES_MAX)
-    }
-
     fn request(&self) -> Result<Request<'a>, FrameFault> {
         let id = self.id()?;
-        let method = name(self.method, "method", limits::RPC_METHOD_BYTES_MAX)?;
-        if let Some(raw) = self.traceparent {
-            let traceparent = text_of(raw).ok_or(FrameFault::WrongType {
-                field: "traceparent",
-                expected: "string",
-            })?;
-            if traceparent.chars().count() > TRACEPARENT_CHARS_MAX {
-                return Err(FrameFault::TooLong {
-                    field: "traceparent",
-                    limit: TRACEPARENT_CHARS_MAX,
-                });
+        let method = self.name("method", limits::RPC_METHOD_BYTES_MAX)?;
+        if let Some(raw) = self.get("traceparent") {
+            let (field, limit) = ("traceparent", TRACEPARENT_CHARS_MAX);
+            if string(raw, field)?.chars().count() > limit {
+                return Err(FrameFault::TooLong { field, limit });
             }
         }
         // The schema closes the request frame; answers and events of newer Gateways may say more.
-        let foreign = [
-            ("ok", self.ok),
-            ("payload", self.payload),
-            ("error", self.error),
-            ("event", self.event),
-            ("seq", self.seq),
-            ("stateVersion", self.state_version),
-        ];
-        if let Some((key, _)) = foreign.iter().find(|(_, raw)| raw.is_some()) {
-            return Err(FrameFault::UnknownKey((*key).to_owned()));
-        }
-        if let Some(key) = &self.unknown {
-            return Err(FrameFault::UnknownKey(key.clone()));
+        if let Some(Text(key)) = self.0.keys().find(|key| !REQUEST_KEYS.contains(&&*key.0)) {
+            return Err(FrameFault::UnknownKey(shown(key)));
         }
         Ok(Request {
             id,
             method,
-            params: self.params.filter(|raw| raw.get() != "null"),
+            params: self.get("params").filter(|raw| raw.get() != "null"),
         })
     }
 
     fn response(&self) -> Result<Response<'a>, FrameFault> {
         Ok(Response {
             id: self.id()?,
-            ok: value(self.ok, "ok", "boolean")?.ok_or(FrameFault::Missing("ok"))?,
-            payload: self.payload,
-            error: value(self.error, "error", "object")?,
+            ok: self
+                .value("ok", "boolean")?
+                .ok_or(FrameFault::Missing("ok"))?,
+            payload: self.get("payload"),
+            error: self.value("error", "object")?,
         })
     }
 
     fn event(&self) -> Result<EventFrame<'a>, FrameFault> {
         Ok(EventFrame {
-            event: name(self.event, "event", limits::RPC_METHOD_BYTES_MAX)?,
-            payload: self.payload,
-            seq: value(self.seq, "seq", "integer")?,
-            state_version: value(self.state_version, "stateVersion", "object")?,
+            event: self.name("event", limits::RPC_METHOD_BYTES_MAX)?,
+            payload: self.get("payload"),
+            seq: self.value("seq", "integer")?,
+            state_version: self.value("stateVersion", "object")?,
         })
     }
-}
 
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(FieldsVisitor)
-    }
-}
-
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a frame")
+    fn get(&self, field: &str) -> Option<&'a RawValue> {
+        self.0.get(field).copied()
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        let mut fields = Fields::default();
-        while let Some(Text(key)) = map.next_key()? {
-            let raw: &RawValue = map.next_value()?;
-            let field = match &*key {
-                "type" => &mut fields.kind,
-                "id" => &mut fields.id,
-                "method" => &mut fields.method,
-                "params" => &mut fields.params,
-                "traceparent" => &mut fields.traceparent,
-                "ok" => &mut fields.ok,
-                "payload" => &mut fields.payload,
-                "error" => &mut fields.error,
-                "event" => &mut fields.event,
-                "seq" => &mut fields.seq,
-                "stateVersion" => &mut fields.state_version,
-                other => {
-                    fields.unknown.get_or_insert_with(|| shown(other));
-                    continue;
-                }
-            };
-            *field = Some(raw);
+    fn id(&self) -> Result<Cow<'a, str>, FrameFault> {
+        self.name("id", limits::RPC_ID_BYTES_MAX)
+    }
+
+    /// A required string of 1 to `limit` bytes.
+    fn name(&self, field: &'static str, limit: usize) -> Result<Cow<'a, str>, FrameFault> {
+        let text = string(self.get(field).ok_or(FrameFault::Missing(field))?, field)?;
+        if text.is_empty() {
+            return Err(FrameFault::Empty(field));
         }
-        Ok(fields)
+        if text.len() > limit {
+            return Err(FrameFault::TooLong { field, limit });
+        }
+        Ok(text)
+    }
+
+    /// An optional value of a fixed type.
+    fn value<T: Deserialize<'a>>(
+        &self,
+        field: &'static str,
+        expected: &'static str,
+    ) -> Result<Option<T>, FrameFault> {
+        self.get(field)
+            .map(|raw| serde_json::from_str(raw.get()))
+            .transpose()
+            .map_err(|_| FrameFault::WrongType { field, expected })
     }
 }
 
 /// A string that borrows when it has no escapes.
-#[derive(Deserialize)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-fn text_of(raw: &RawValue) -> Option<Cow<'_, str>> {
-    serde_json::from_str::<Text<'_>>(raw.get())
-        .ok()
-        .map(|text| text.0)
+impl Borrow<str> for Text<'_> {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
 }
 
-/// A required string of 1 to `bytes_max` bytes.
-fn name<'a>(
-    raw: Option<&'a RawValue>,
-    field: &'static str,
-    bytes_max: usize,
-) -> Result<Cow<'a, str>, FrameFault> {
-    let raw = raw.ok_or(FrameFault::Missing(field))?;
-    let text = text_of(raw).ok_or(FrameFault::WrongType {
-        field,
-        expected: "string",
-    })?;
-    if text.is_empty() {
-        return Err(FrameFault::Empty(field));
-    }
-    if text.len() > bytes_max {
-        return Err(FrameFault::TooLong {
-            field,
-            limit: bytes_max,
-        });
-    }
-    Ok(text)
-}
-
-/// An optional value of a fixed type.
-fn value<'a, T: Deserialize<'a>>(
-    raw: Option<&'a RawValue>,
-    field: &'static str,
-    expected: &'static str,
-) -> Result<Option<T>, FrameFault> {
-    raw.map(|raw| serde_json::from_str(raw.get()))
-        .transpose()
+fn string<'a>(raw: &'a RawValue, field: &'static str) -> Result<Cow<'a, str>, FrameFault> {
+    let expected = "string";
+    let text = serde_json::from_str::<Text<'_>>(raw.get());
+    text.map(|text| text.0)
         .map_err(|_| FrameFault::WrongType { field, expected })
 }
 
