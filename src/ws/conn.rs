@@ -5,7 +5,7 @@
 //! `message_bytes_max`, and grows with the bytes that arrive, not with those announced.
 //! Errors: [`Error`]; after one, and after the peer's close frame, all further input is ignored.
 
-use super::frame::{self, CONTROL_BYTES_MAX, Encoded, HEADER_BYTES_MAX, Header, Opcode, Parsed};
+use super::frame::{self, CONTROL_BYTES_MAX, Encoded, HEADER_BYTES_MAX, Header, Opcode};
 use super::mask::{self, Key};
 use super::utf8::Unfinished;
 use super::{Error, Role, close};
@@ -232,11 +232,7 @@ impl Connection {
     /// or `None` if it took all of it and needs more.
     fn take_header(&mut self, input: &[u8]) -> Result<Option<usize>, Error> {
         if self.header_len == 0 {
-            if let Parsed::Header {
-                header,
-                header_bytes,
-            } = frame::parse(input, self.role)?
-            {
+            if let Some((header, header_bytes)) = frame::parse(input, self.role)? {
                 self.begin_frame(&header)?;
                 return Ok(Some(header_bytes));
             }
@@ -252,22 +248,18 @@ impl Connection {
         let mut unread = input.iter();
         loop {
             let so_far = self.header.get(..self.header_len).unwrap_or_default();
-            match frame::parse(so_far, self.role)? {
-                Parsed::Header { header, .. } => {
-                    self.header_len = 0;
-                    self.begin_frame(&header)?;
-                    return Ok(Some(taken));
-                }
-                Parsed::Short { .. } => {
-                    let slot = self.header.get_mut(self.header_len);
-                    let (Some(slot), Some(byte)) = (slot, unread.next()) else {
-                        return Ok(None);
-                    };
-                    *slot = *byte;
-                    self.header_len = self.header_len.saturating_add(1);
-                    taken = taken.saturating_add(1);
-                }
+            if let Some((header, _)) = frame::parse(so_far, self.role)? {
+                self.header_len = 0;
+                self.begin_frame(&header)?;
+                return Ok(Some(taken));
             }
+            let slot = self.header.get_mut(self.header_len);
+            let (Some(slot), Some(byte)) = (slot, unread.next()) else {
+                return Ok(None);
+            };
+            *slot = *byte;
+            self.header_len = self.header_len.saturating_add(1);
+            taken = taken.saturating_add(1);
         }
     }
 
