@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use super::decision::Decision;
 use crate::auth::admission::{
     self, Admission, AdmissionRefusal, Admitted, AdmittedRequest, Answer, ApprovedVia,
-    BearerAdmission, BearerStep, Enrolment, Fact, Failed, Pend, Refused, SharedSecret, Step,
-    Verdict,
+    BearerAdmission, Enrolment, Fact, Failed, Pend, Refused, SharedSecret, Step, Verdict,
 };
 use crate::auth::rate_limit::{Class, LimitKey, Limiter, LimiterSettings};
 use crate::auth::scope::Role;
@@ -234,11 +233,11 @@ impl Door {
         let mut standing = Standing::default();
         let (verdict, waiting) = loop {
             match admission.step() {
-                BearerStep::Need(fact) => {
+                Step::Need(fact) => {
                     let answer = self.look_up(hub, rules, &mut standing, fact).await;
                     admission.answer(answer);
                 }
-                BearerStep::Done(verdict, failed) => break (*verdict, self.count(failed, exempt)),
+                Step::Done(verdict, failed) => break (*verdict, self.count(failed, exempt)),
             }
         };
         if let Ok(admitted) = &verdict

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::facts::{Answer, Fact, Facts};
 use super::shared::{self, Check};
-use super::{AdmissionRefusal, AuthMethod, Failed, Mode, Refused, Settings, Stop};
-use crate::auth::rate_limit::{Class, Limit, LimitKey};
+use super::{AdmissionRefusal, AuthMethod, Failed, Mode, Refused, Settings, Step, Stop};
+use crate::auth::rate_limit::{Class, LimitKey};
 use crate::auth::scope::{Role, ScopeSet};
 use crate::auth::secret_eq::TokenDigest;
 use crate::base::{DeviceId, Secret};
@@ -80,14 +80,6 @@ pub struct BearerAdmission {
     attributed: Attributed,
     presented: Option<Secret>,
     facts: Facts,
-    asked: Option<Fact>,
-}
-
-/// What the caller does next.
-pub enum BearerStep {
-    /// Look this up and `answer`.
-    Need(Fact),
-    Done(Box<Result<AdmittedRequest, Refused>>, Failed),
 }
 
 impl BearerAdmission {
@@ -97,29 +89,19 @@ impl BearerAdmission {
             attributed,
             presented,
             facts: Facts::default(),
-            asked: None,
         }
     }
 
     /// The next fact that is needed, or the verdict.
-    pub fn step(&mut self) -> BearerStep {
+    pub fn step(&mut self) -> Step<Result<AdmittedRequest, Refused>> {
         let mut failed = Failed::new();
-        let verdict = match self.decide(&mut failed) {
-            Ok(admitted) => Ok(admitted),
-            Err(Stop::Refuse(refused)) => Err(refused),
-            Err(Stop::Need(fact)) => {
-                self.asked = Some(fact.clone());
-                return BearerStep::Need(fact);
-            }
-        };
-        BearerStep::Done(Box::new(verdict), failed)
+        let decided = self.decide(&mut failed).map(Ok);
+        self.facts.step(decided, Err, failed)
     }
 
     /// Answers the fact that the last `step` asked for.
     pub fn answer(&mut self, answer: Answer) {
-        if let Some(asked) = self.asked.take() {
-            self.facts.file(&asked, answer);
-        }
+        self.facts.answer(answer);
     }
 
     fn decide(&self, failed: &mut Failed) -> Result<AdmittedRequest, Stop> {
@@ -181,31 +163,32 @@ impl BearerAdmission {
         failed: &mut Failed,
     ) -> Result<AdmittedRequest, Stop> {
         let kind = shared::kind(self.settings.mode);
-        let client = LimitKey::from(self.attributed.client());
-        let exempt = self.attributed.is_direct_local();
-        let (class, check) = if shared_counts {
+        let wrong = if shared_counts {
             let presented = [Some(secret), None];
-            let check = shared::check(&self.facts, kind, &client, exempt, presented, failed)?;
-            (Class::SharedSecret, check)
+            match shared::check(&self.facts, &self.attributed, kind, presented, failed)? {
+                Check::Right { success, slow } => {
+                    return Ok(AdmittedRequest {
+                        success: Some(success),
+                        slow,
+                        ..self.admitted(kind.method(), self.settings.local_operator_scopes)
+                    });
+                }
+                Check::Wrong => AdmissionRefusal::SecretMismatch {
+                    kind,
+                    may_retry_with_device_token: false,
+                },
+                Check::Not(refusal) => refusal,
+            }
         } else {
-            let check = match self.facts.limit(&client, Class::DeviceToken, exempt)? {
-                Limit::Open { .. } => {
-                    failed.push((client.clone(), Class::DeviceToken));
-                    Check::Wrong
+            let counted = (LimitKey::from(self.attributed.client()), Class::DeviceToken);
+            match self.facts.limit(&self.attributed, &counted.0, counted.1)? {
+                Ok(_) => {
+                    failed.push(counted);
+                    AdmissionRefusal::DeviceTokenMismatch
                 }
-                Limit::Locked { retry_after } => {
-                    Check::Not(AdmissionRefusal::RateLimited { retry_after })
-                }
-            };
-            (Class::DeviceToken, check)
+                Err(locked) => locked,
+            }
         };
-        if let Check::Right { slow } = check {
-            return Ok(AdmittedRequest {
-                success: Some((client, class)),
-                slow,
-                ..self.admitted(kind.method(), self.settings.local_operator_scopes)
-            });
-        }
         let Some(holder) = &self.facts.holder else {
             return Err(Fact::TokenHolder(TokenDigest::of(secret)).into());
         };
@@ -218,15 +201,7 @@ impl BearerAdmission {
                 ..self.admitted(AuthMethod::DeviceToken, holder.scopes)
             });
         }
-        let refusal = match (check, class) {
-            (Check::Not(refusal), _) => refusal,
-            (_, Class::SharedSecret) => AdmissionRefusal::SecretMismatch {
-                kind,
-                may_retry_with_device_token: false,
-            },
-            (_, Class::DeviceToken | Class::SignInLink) => AdmissionRefusal::DeviceTokenMismatch,
-        };
-        Err(refusal.into())
+        Err(wrong.into())
     }
 
     fn admitted(&self, method: AuthMethod, scopes: ScopeSet) -> AdmittedRequest {

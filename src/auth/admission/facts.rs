@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::{AdmissionRefusal, Failed, Refused, Step, Stop};
 use crate::auth::device::PublicKey;
 use crate::auth::permission::PermissionRefusal;
 use crate::auth::rate_limit::{Class, Limit, LimitKey};
@@ -10,6 +12,7 @@ use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::auth::secret_eq::{ConfiguredSecret, TokenDigest};
 use crate::auth::whois::Whois;
 use crate::base::{DeviceId, limits};
+use crate::ingress::Attributed;
 
 /// One look-up. Each is asked for at most once, and only when every cheaper check has passed.
 #[derive(Clone, Debug)]
@@ -118,8 +121,10 @@ impl SignInLink {
 }
 
 /// The answers so far.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Facts {
+    /// What the last step asked for.
+    asked: Option<Fact>,
     pub(super) limits: Vec<((LimitKey, Class), Limit)>,
     pub(super) shared_secret: Option<SharedSecret>,
     pub(super) device: Option<Option<KnownDevice>>,
@@ -130,33 +135,61 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Files an answer. One to another question is dropped, so that the same question is asked again.
-    pub(super) fn file(&mut self, asked: &Fact, answer: Answer) {
-        match (asked, answer) {
-            (Fact::Limit { key, class, .. }, Answer::Limit(limit)) => {
-                self.limits.push(((key.clone(), *class), limit));
+    /// Makes a step of what was decided, or could not yet be.
+    pub(super) fn step<T>(
+        &mut self,
+        decided: Result<T, Stop>,
+        refuse: impl FnOnce(Refused) -> T,
+        failed: Failed,
+    ) -> Step<T> {
+        let verdict = match decided {
+            Ok(verdict) => verdict,
+            Err(Stop::Refuse(refused)) => refuse(refused),
+            Err(Stop::Need(fact)) => {
+                self.asked = Some(fact.clone());
+                return Step::Need(fact);
             }
-            (Fact::SharedSecret, Answer::SharedSecret(it)) => self.shared_secret = Some(it),
-            (Fact::Device(_), Answer::Device(it)) => self.device = Some(it),
-            (Fact::TurnedAway(_), Answer::TurnedAway(it)) => self.turned_away = Some(it),
-            (Fact::SignInLink(_), Answer::SignInLink(it)) => self.link = Some(it),
-            (Fact::Whois(_), Answer::Whois(it)) => self.whois = Some(it),
-            (Fact::TokenHolder(_), Answer::TokenHolder(it)) => self.holder = Some(it),
+        };
+        Step::Done(Box::new(verdict), failed)
+    }
+
+    /// Files an answer. One to another question is dropped, so that the same question is asked again.
+    pub(super) fn answer(&mut self, answer: Answer) {
+        match (self.asked.take(), answer) {
+            (Some(Fact::Limit { key, class, .. }), Answer::Limit(limit)) => {
+                self.limits.push(((key, class), limit));
+            }
+            (Some(Fact::SharedSecret), Answer::SharedSecret(it)) => self.shared_secret = Some(it),
+            (Some(Fact::Device(_)), Answer::Device(it)) => self.device = Some(it),
+            (Some(Fact::TurnedAway(_)), Answer::TurnedAway(it)) => self.turned_away = Some(it),
+            (Some(Fact::SignInLink(_)), Answer::SignInLink(it)) => self.link = Some(it),
+            (Some(Fact::Whois(_)), Answer::Whois(it)) => self.whois = Some(it),
+            (Some(Fact::TokenHolder(_)), Answer::TokenHolder(it)) => self.holder = Some(it),
             _ => {}
         }
     }
 
-    /// The limiter's word, or the question.
-    pub(super) fn limit(&self, key: &LimitKey, class: Class, exempt: bool) -> Result<Limit, Fact> {
-        let known = self
-            .limits
-            .iter()
-            .find(|((it, of), _)| it == key && *of == class);
-        known.map(|(_, limit)| *limit).ok_or_else(|| Fact::Limit {
-            key: key.clone(),
-            class,
-            exempt,
-        })
+    /// The limiter's word on an attempt: by how much an unpaired caller is slowed, or the refusal of a lock-out. Nothing
+    /// secret is compared before.
+    pub(super) fn limit(
+        &self,
+        attributed: &Attributed,
+        key: &LimitKey,
+        class: Class,
+    ) -> Result<Result<Duration, AdmissionRefusal>, Fact> {
+        let asked = |((it, of), _): &&((LimitKey, Class), Limit)| it == key && *of == class;
+        match self.limits.iter().find(asked) {
+            Some((_, Limit::Open { slow })) => Ok(Ok(*slow)),
+            Some((_, Limit::Locked { retry_after })) => {
+                let retry_after = *retry_after;
+                Ok(Err(AdmissionRefusal::RateLimited { retry_after }))
+            }
+            None => Err(Fact::Limit {
+                key: key.clone(),
+                class,
+                exempt: attributed.is_direct_local(),
+            }),
+        }
     }
 
     pub(super) fn shared_secret(&self) -> Result<&SharedSecret, Fact> {

@@ -18,12 +18,12 @@ mod tests;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use bearer::{AdmittedRequest, BearerAdmission, BearerStep, bearer};
+pub use bearer::{AdmittedRequest, BearerAdmission, bearer};
 pub use facts::{Answer, Fact, Grant, KnownDevice, SharedSecret, SignInLink, TokenHolder};
 pub use refusal::{AdmissionRefusal, PairingRequired, SecretKind};
 
 use super::device::{self, Proof, PublicKey, Signed, pinned_metadata};
-use super::rate_limit::{Class, Limit, LimitKey};
+use super::rate_limit::{Class, LimitKey};
 use super::scope::{Role, ScopeSet};
 use super::secret_eq::TokenDigest;
 use super::whois;
@@ -62,11 +62,11 @@ pub struct Settings {
     pub control_ui_build: Option<String>,
 }
 
-/// What the caller does next.
-pub enum Step {
+/// What the caller of an admission does next.
+pub enum Step<T> {
     /// Look this up and `answer`.
     Need(Fact),
-    Done(Box<Verdict>, Failed),
+    Done(Box<T>, Failed),
 }
 
 /// The wrong secrets that an attempt compared, whatever its verdict is: whom each counts against, at most once per class.
@@ -303,7 +303,6 @@ pub struct Admission {
     now_ms: u64,
     opening: Result<Opening, AdmissionRefusal>,
     facts: Facts,
-    asked: Option<Fact>,
 }
 
 /// What `connect` says, once it is known to be well-formed and signed.
@@ -381,22 +380,14 @@ impl Admission {
             now_ms,
             opening,
             facts: Facts::default(),
-            asked: None,
         }
     }
 
     /// The next fact that is needed, or the verdict.
-    pub fn step(&mut self) -> Step {
+    pub fn step(&mut self) -> Step<Verdict> {
         let mut failed = Failed::new();
-        let verdict = match self.decide(&mut failed) {
-            Ok(verdict) => verdict,
-            Err(Stop::Refuse(refused)) => Verdict::Refuse(refused),
-            Err(Stop::Need(fact)) => {
-                self.asked = Some(fact.clone());
-                return Step::Need(fact);
-            }
-        };
-        Step::Done(Box::new(verdict), failed)
+        let decided = self.decide(&mut failed);
+        self.facts.step(decided, Verdict::Refuse, failed)
     }
 
     /// Begins anew, for what was found may be out of date.
@@ -407,9 +398,7 @@ impl Admission {
 
     /// Answers the fact that the last `step` asked for.
     pub fn answer(&mut self, answer: Answer) {
-        if let Some(asked) = self.asked.take() {
-            self.facts.file(&asked, answer);
-        }
+        self.facts.answer(answer);
     }
 
     /// Whatever compares a secret adds a wrong one to `failed`, so that no way out can forget it.
@@ -501,23 +490,14 @@ impl Admission {
         failed: &mut Failed,
     ) -> Result<Login, Stop> {
         let kind = self.secret_kind();
-        let client = LimitKey::from(self.attributed.client());
         let mut refused = None;
 
-        let shared = presented.token.is_some() || presented.password.is_some();
-        if shared && shared_secret_counts {
-            let exempt = self.attributed.is_direct_local();
-            match shared::check(
-                &self.facts,
-                kind,
-                &client,
-                exempt,
-                [presented.token, presented.password],
-                failed,
-            )? {
-                Check::Right { slow } => {
+        let shared = [presented.token, presented.password];
+        if shared_secret_counts && shared.iter().any(Option::is_some) {
+            match shared::check(&self.facts, &self.attributed, kind, shared, failed)? {
+                Check::Right { success, slow } => {
                     return Ok(Login {
-                        success: Some((client, Class::SharedSecret)),
+                        success: Some(success),
                         slow,
                         ..Login::by(kind.method())
                     });
@@ -547,7 +527,7 @@ impl Admission {
             }
         }
         if let Some(link) = presented.link {
-            return self.sign_in_link(opening, link, client, failed);
+            return self.sign_in_link(opening, link, failed);
         }
         let refusal = refused.unwrap_or(AdmissionRefusal::SecretMissing(kind));
         Err(refusal.into())
@@ -565,10 +545,9 @@ impl Admission {
             return Ok(TokenCheck::Wrong);
         };
         let key = LimitKey::Device(proof.device.clone());
-        if let Limit::Locked { retry_after } = self.limit(&key, Class::DeviceToken)? {
-            return Ok(TokenCheck::Locked(AdmissionRefusal::RateLimited {
-                retry_after,
-            }));
+        let limit = self.facts.limit(&self.attributed, &key, Class::DeviceToken);
+        if let Err(locked) = limit? {
+            return Ok(TokenCheck::Locked(locked));
         }
         let Some(known) = self.device(&proof.device)? else {
             return Ok(TokenCheck::Wrong);
@@ -605,15 +584,13 @@ impl Admission {
         &self,
         opening: &Opening,
         token: &[u8],
-        client: LimitKey,
         failed: &mut Failed,
     ) -> Result<Login, Stop> {
-        let slow = match self.limit(&client, Class::SignInLink)? {
-            Limit::Open { slow } => slow,
-            Limit::Locked { retry_after } => {
-                return Err(AdmissionRefusal::RateLimited { retry_after }.into());
-            }
-        };
+        let client = LimitKey::from(self.attributed.client());
+        let limit = self
+            .facts
+            .limit(&self.attributed, &client, Class::SignInLink);
+        let slow = limit??;
         let digest = TokenDigest::of(token);
         let Some(link) = &self.facts.link else {
             return Err(Stop::Need(Fact::SignInLink(digest)));
@@ -838,11 +815,6 @@ impl Admission {
     }
 
     // Facts.
-
-    fn limit(&self, key: &LimitKey, class: Class) -> Result<Limit, Stop> {
-        let exempt = self.attributed.is_direct_local();
-        Ok(self.facts.limit(key, class, exempt)?)
-    }
 
     fn device(&self, id: &DeviceId) -> Result<Option<&KnownDevice>, Stop> {
         let known = self.facts.device.as_ref().map(Option::as_ref);

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::facts::{Fact, Facts, SharedSecret};
 use super::{AdmissionRefusal, Failed, Mode, SecretKind};
-use crate::auth::rate_limit::{Class, Limit, LimitKey};
+use crate::auth::rate_limit::{Class, LimitKey};
 use crate::ingress::{Attributed, ListenerClass};
 
 /// What became of a comparison.
 pub(super) enum Check {
     /// An unpaired caller is slowed by `slow` while strangers guess from everywhere (R6).
     Right {
+        success: (LimitKey, Class),
         slow: Duration,
     },
     Wrong,
@@ -21,28 +22,26 @@ pub(super) enum Check {
 /// Compares what was presented, unless the client is locked out. Two wrong ones are one failure.
 pub(super) fn check(
     facts: &Facts,
+    attributed: &Attributed,
     kind: SecretKind,
-    client: &LimitKey,
-    exempt: bool,
     presented: [Option<&[u8]>; 2],
     failed: &mut Failed,
 ) -> Result<Check, Fact> {
-    let slow = match facts.limit(client, Class::SharedSecret, exempt)? {
-        Limit::Open { slow } => slow,
-        Limit::Locked { retry_after } => {
-            return Ok(Check::Not(AdmissionRefusal::RateLimited { retry_after }));
-        }
+    let counted = (LimitKey::from(attributed.client()), Class::SharedSecret);
+    let slow = match facts.limit(attributed, &counted.0, counted.1)? {
+        Ok(slow) => slow,
+        Err(refusal) => return Ok(Check::Not(refusal)),
     };
     Ok(match facts.shared_secret()? {
         SharedSecret::Ready(secret) => {
             // Both are compared, whatever the first says.
             let [first, second] = presented.map(|candidate| secret.matches(candidate));
-            match first | second {
-                true => Check::Right { slow },
-                false => {
-                    failed.push((client.clone(), Class::SharedSecret));
-                    Check::Wrong
-                }
+            if first | second {
+                let success = counted;
+                Check::Right { success, slow }
+            } else {
+                failed.push(counted);
+                Check::Wrong
             }
         }
         SharedSecret::Starting => Check::Not(AdmissionRefusal::Starting),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::auth::device::sign;
-use crate::auth::rate_limit::{Limiter, LimiterSettings};
+use crate::auth::rate_limit::{Limit, Limiter, LimiterSettings};
 use crate::auth::secret_eq::ConfiguredSecret;
 use crate::auth::whois::{Whois, WhoisRefusal};
 use crate::base::Refusal as _;
@@ -197,11 +197,11 @@ impl World {
         self.asked.clear();
         loop {
             match it.step() {
-                BearerStep::Done(verdict, failed) => {
+                Step::Done(verdict, failed) => {
                     self.failed = failed;
                     return *verdict;
                 }
-                BearerStep::Need(fact) => {
+                Step::Need(fact) => {
                     let (name, answer) = self.look_up(&fact);
                     assert!(self.asked.len() < 10, "asks for ever: {:?}", self.asked);
                     self.asked.push(name);
