@@ -36,7 +36,7 @@ pub fn x_forwarded_for<'a>(
         return Ok(None);
     };
     let entries = line.split(|byte| *byte == b',');
-    chain(entries.map(|entry| address(std::str::from_utf8(trim(entry)).ok()?)))
+    chain(entries.map(|entry| address(std::str::from_utf8(entry.trim_ascii()).ok()?)))
 }
 
 /// The chain of the `for` parameters of a `Forwarded` header.
@@ -64,7 +64,7 @@ pub fn x_real_ip<'a>(
     let Some(line) = single(lines)? else {
         return Ok(None);
     };
-    std::str::from_utf8(trim(line))
+    std::str::from_utf8(line.trim_ascii())
         .ok()
         .and_then(|text| text.parse().ok())
         .map(|ip: IpAddr| Some(ip.to_canonical()))
@@ -136,7 +136,7 @@ fn bracketed(inner: &str) -> Option<IpAddr> {
 /// One forwarded-element (RFC 7239 §4) with exactly one `for`. Returns its node and what follows the comma, if one does.
 fn element(line: &[u8]) -> Option<(String, Option<&[u8]>)> {
     let mut node = None;
-    let mut rest = trim_start(line);
+    let mut rest = line.trim_ascii_start();
     loop {
         let name_end = rest.iter().position(|byte| !is_token(*byte))?;
         let (name, after) = rest.split_at(name_end);
@@ -147,11 +147,11 @@ fn element(line: &[u8]) -> Option<(String, Option<&[u8]>)> {
         if name.eq_ignore_ascii_case(b"for") && node.replace(value).is_some() {
             return None;
         }
-        rest = trim_start(after);
+        rest = after.trim_ascii_start();
         match rest.first() {
             None => return Some((node?, None)),
             Some(b',') => return Some((node?, Some(&rest[1..]))),
-            Some(b';') => rest = trim_start(&rest[1..]),
+            Some(b';') => rest = rest[1..].trim_ascii_start(),
             Some(_) => return None,
         }
     }
@@ -185,24 +185,6 @@ fn value(text: &[u8]) -> Option<(String, &[u8])> {
 /// tchar of RFC 9110 §5.6.2.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-fn trim_start(text: &[u8]) -> &[u8] {
-    let blank = text
-        .iter()
-        .take_while(|b| matches!(b, b' ' | b'\t'))
-        .count();
-    &text[blank..]
-}
-
-fn trim(text: &[u8]) -> &[u8] {
-    let text = trim_start(text);
-    let blank = text
-        .iter()
-        .rev()
-        .take_while(|b| matches!(b, b' ' | b'\t'))
-        .count();
-    &text[..text.len() - blank]
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    fn lines(&self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    fn lines(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers
             .iter()
             .filter(move |(line, _)| line.eq_ignore_ascii_case(name))
@@ -84,11 +84,8 @@ impl<'a> Request<'a> {
 
     /// The header's value, trimmed, if it stands there once, is UTF-8 and not too long.
     fn only_text(&self, name: &str) -> Option<&'a str> {
-        let mut values = self
-            .headers
-            .iter()
-            .filter(|(line, _)| line.eq_ignore_ascii_case(name));
-        let (_, value) = values.next()?;
+        let mut values = self.lines(name);
+        let value = values.next()?;
         let alone = values.next().is_none() && value.len() <= INGRESS_HEADER_BYTES_MAX;
         std::str::from_utf8(value)
             .ok()
@@ -97,9 +94,7 @@ impl<'a> Request<'a> {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.headers
-            .iter()
-            .any(|(line, _)| line.eq_ignore_ascii_case(name))
+        self.lines(name).next().is_some()
     }
 }
 
@@ -328,9 +323,11 @@ fn is_loopback(client: Client) -> bool {
 
 fn tailscale_claim(request: &Request<'_>) -> Result<TailscaleClaim, IngressRefusal> {
     let funnel = request.has("tailscale-funnel-request");
-    let names_user = request.headers.iter().any(|(name, _)| {
-        name.len() >= 15 && name.as_bytes()[..15].eq_ignore_ascii_case(b"tailscale-user-")
-    });
+    let user = |start: &str| start.eq_ignore_ascii_case("tailscale-user-");
+    let names_user = request
+        .headers
+        .iter()
+        .any(|(name, _)| name.get(..15).is_some_and(user));
     if funnel && names_user {
         return Err(IngressRefusal::FunnelIdentity);
     }
