@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::session_key::SessionKey;
+use crate::base::names::names;
 
 /// What does not change while a run lasts.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -99,22 +100,13 @@ pub enum ErrorKind {
     Unknown,
 }
 
-/// Why a run was stopped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AbortReason {
-    /// A client asked for it.
-    Requested,
-    /// The Gateway is stopping.
-    Stopping,
-}
-
-impl AbortReason {
-    /// The wire's `stopReason`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Requested => "rpc",
-            Self::Stopping => "shutdown",
-        }
+names! {
+    /// Why a run was stopped, as the wire's `stopReason` names it.
+    pub enum AbortReason {
+        /// A client asked for it.
+        Requested = "rpc",
+        /// The Gateway is stopping.
+        Stopping = "shutdown",
     }
 }
 

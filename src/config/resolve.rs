@@ -13,6 +13,7 @@ use super::schema::{self, Ineffective};
 use super::secret_ref::{self, Resolver, SecretInput};
 use super::tls::{self, Tls};
 use super::tree::Tree;
+pub use crate::auth::admission::Mode as AuthMode;
 use crate::auth::scope::{Scope, ScopeSet};
 pub use crate::exec::Mode as ExecMode;
 use crate::ingress::ProxyUserSettings;
@@ -36,14 +37,6 @@ pub enum Bind {
     Tailnet,
     Custom,
     Auto,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AuthMode {
-    None,
-    Token,
-    Password,
-    TrustedProxy,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

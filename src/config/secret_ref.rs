@@ -19,6 +19,7 @@ use super::error::ConfigError;
 use super::exec_provider::ExecProvider;
 use super::tree::{self, Tree};
 use crate::base::Secret;
+use crate::base::names::names;
 use crate::machine::files;
 
 /// What a provider that names no `maxBytes` reads at most, as in the reference.
@@ -92,33 +93,13 @@ const PLACEHOLDERS: &[&str] = &[
 /// Fewer are guessed (NIST SP 800-63B §3.1.1.2 asks for as many at least).
 const SECRET_BYTES_MIN: usize = 8;
 
-/// Where a referenced secret stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
-    Env,
-    File,
-    Exec,
-    Store,
-}
-
-impl Source {
-    fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "env" => Some(Self::Env),
-            "file" => Some(Self::File),
-            "exec" => Some(Self::Exec),
-            "store" => Some(Self::Store),
-            _ => None,
-        }
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Env => "env",
-            Self::File => "file",
-            Self::Exec => "exec",
-            Self::Store => "store",
-        }
+names! {
+    /// Where a referenced secret stands.
+    pub enum Source {
+        Env = "env",
+        File = "file",
+        Exec = "exec",
+        Store = "store",
     }
 }
 
@@ -272,7 +253,7 @@ fn parse_ref(setting: &str, entries: &[(String, Tree)]) -> Result<SecretRef, Con
         })
     };
     let source = text("source")
-        .and_then(Source::from_name)
+        .and_then(Source::from_wire)
         .ok_or_else(|| bad("source", "one of env, file, exec, store"))?;
     let provider = text("provider")
         .filter(|name| is_alias(name))
@@ -482,7 +463,7 @@ fn parse_provider(
         want: want.to_owned(),
     };
     let source = match value.key("source") {
-        Some(Tree::Text(name)) => Source::from_name(name),
+        Some(Tree::Text(name)) => Source::from_wire(name),
         _ => None,
     };
     match source.ok_or_else(|| bad("source", "one of env, file, exec, store"))? {

@@ -12,40 +12,24 @@ use std::fmt;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
+use crate::base::names::names;
 use crate::base::{ConnId, DeviceId, limits::APPROVALS_MAX};
 use crate::exec::env::Overrides;
 use crate::exec::plan::{Plan, Prepared};
 
-/// What an operator said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Decision {
-    AllowOnce,
-    AllowAlways,
-    Deny,
+names! {
+    /// What an operator said.
+    pub enum Decision {
+        AllowOnce = "allow-once",
+        AllowAlways = "allow-always",
+        Deny = "deny",
+    }
 }
 
 impl Decision {
-    /// Only the exact words mean something; whoever reads another denies (X11).
-    pub fn known(word: &str) -> Option<Self> {
-        match word {
-            "allow-once" => Some(Self::AllowOnce),
-            "allow-always" => Some(Self::AllowAlways),
-            "deny" => Some(Self::Deny),
-            _ => None,
-        }
-    }
-
     /// Anything but the two exact words of consent is a denial (X11).
     pub fn parse(word: &str) -> Self {
-        Self::known(word).unwrap_or(Self::Deny)
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AllowOnce => "allow-once",
-            Self::AllowAlways => "allow-always",
-            Self::Deny => "deny",
-        }
+        Self::from_wire(word).unwrap_or(Self::Deny)
     }
 
     pub fn allows(self) -> bool {

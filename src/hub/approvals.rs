@@ -176,7 +176,7 @@ impl Hub {
                 .decide(id, decision, caller.for_approval(), now_ms);
             self.announce_end(&mut inner, id, decision, "user", Some(caller.key()));
         }
-        match Decision::known(word) {
+        match Decision::from_wire(word) {
             Some(_) => Ok(first),
             None => Err(Refused::Decision(DecideError::Unknown)),
         }

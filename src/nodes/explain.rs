@@ -7,17 +7,18 @@ use serde::{Deserialize, Serialize};
 use super::policy::{self, CommandPolicy, Layer, Surface};
 use super::{HostFacts, LastClose, Refused};
 use crate::base::DeviceId;
+use crate::base::names::names;
 
-/// What one layer says, or all of them together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    Allow,
-    /// It runs once it is approved.
-    Ask,
-    Deny,
-    /// It could not be asked.
-    Unknown,
+names! {
+    /// What one layer says, or all of them together.
+    pub enum Verdict {
+        Allow = "allow",
+        /// It runs once it is approved.
+        Ask = "ask",
+        Deny = "deny",
+        /// It could not be asked.
+        Unknown = "unknown",
+    }
 }
 
 impl Verdict {
@@ -26,15 +27,6 @@ impl Verdict {
             None => Self::Allow,
             Some(Refused::ApprovalRequired { .. }) => Self::Ask,
             Some(_) => Self::Deny,
-        }
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Ask => "ask",
-            Self::Deny => "deny",
-            Self::Unknown => "unknown",
         }
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Refused;
 use crate::base::DeviceId;
+use crate::base::names::names;
 use crate::exec::{Mode, Prepared};
 
 /// Commands that the Gateway allows on a platform unless the configuration says otherwise.
@@ -132,23 +133,13 @@ fn names(list: &[String], command: &str) -> bool {
     list.iter().any(|entry| entry == command)
 }
 
-/// What an operator approved for a node, as `node.list` names it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ApprovalState {
-    Approved,
-    PendingApproval,
-    PendingReapproval,
-    Unapproved,
-}
-
-impl ApprovalState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Approved => "approved",
-            Self::PendingApproval => "pending-approval",
-            Self::PendingReapproval => "pending-reapproval",
-            Self::Unapproved => "unapproved",
-        }
+names! {
+    /// What an operator approved for a node, as `node.list` names it.
+    pub enum ApprovalState {
+        Approved = "approved",
+        PendingApproval = "pending-approval",
+        PendingReapproval = "pending-reapproval",
+        Unapproved = "unapproved",
     }
 }
 
@@ -172,34 +163,14 @@ pub enum PathOf {
     Node,
 }
 
-/// What a paired node's command must pass.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Layer {
-    Policy,
-    Online,
-    Declared,
-    Approved,
-    Path,
-}
-
-impl Layer {
-    /// The order of refusals.
-    const ORDER: [Self; 5] = [
-        Self::Policy,
-        Self::Online,
-        Self::Declared,
-        Self::Approved,
-        Self::Path,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Policy => "policy",
-            Self::Online => "online",
-            Self::Declared => "declared",
-            Self::Approved => "approved",
-            Self::Path => "path",
-        }
+names! {
+    /// What a paired node's command must pass, in the order of refusals.
+    pub enum Layer {
+        Policy = "policy",
+        Online = "online",
+        Declared = "declared",
+        Approved = "approved",
+        Path = "path",
     }
 }
 
@@ -254,9 +225,9 @@ pub fn decide_any(
     surface: Surface<'_>,
     command: &str,
 ) -> Result<(), Refused> {
-    Layer::ORDER
-        .into_iter()
-        .try_for_each(|layer| judge(layer, policy, platform, surface, command))
+    Layer::ALL
+        .iter()
+        .try_for_each(|layer| judge(*layer, policy, platform, surface, command))
 }
 
 /// Whether a command controls a browser, which is operator access to whatever that browser is signed in to.

@@ -6,46 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{DeniedBy, PathOf};
 use crate::base::Refusal;
+use crate::base::names::names;
 use crate::exec::approval::{ApprovalError, DecideError, Unapproved};
 
-/// Whether the node may have begun to execute a command.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Dispatched {
-    No,
-    Yes,
-    /// A crash or a lost session leaves it open; such a command is never run again by itself.
-    Unknown,
-}
-
-impl Dispatched {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::No => "no",
-            Self::Yes => "yes",
-            Self::Unknown => "unknown",
-        }
+names! {
+    /// Whether the node may have begun to execute a command.
+    pub enum Dispatched {
+        No = "no",
+        Yes = "yes",
+        /// A crash or a lost session leaves it open; such a command is never run again by itself.
+        Unknown = "unknown",
     }
 }
 
-/// Where an invocation failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Category {
-    Network,
-    Permission,
-    Execution,
-    Timeout,
-    Protocol,
-}
-
-impl Category {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Network => "network",
-            Self::Permission => "permission",
-            Self::Execution => "execution",
-            Self::Timeout => "timeout",
-            Self::Protocol => "protocol",
-        }
+names! {
+    /// Where an invocation failed.
+    pub enum Category {
+        Network = "network",
+        Permission = "permission",
+        Execution = "execution",
+        Timeout = "timeout",
+        Protocol = "protocol",
     }
 }
 

@@ -6,31 +6,19 @@ use serde::de::DeserializeOwned;
 
 use super::{Changes, Records, Store, StoreError};
 use crate::base::DeviceId;
+use crate::base::names::names;
 use crate::pairing::Change;
 
-/// What a document is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Device,
-    DeviceRequest,
-    TurnedAway,
-    Surface,
-    SurfaceRequest,
-    Approval,
-    ExecPolicy,
-}
-
-impl Kind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Device => "device",
-            Self::DeviceRequest => "device-request",
-            Self::TurnedAway => "turned-away",
-            Self::Surface => "surface",
-            Self::SurfaceRequest => "surface-request",
-            Self::Approval => "approval",
-            Self::ExecPolicy => "exec-policy",
-        }
+names! {
+    /// What a document is.
+    pub enum Kind {
+        Device = "device",
+        DeviceRequest = "device-request",
+        TurnedAway = "turned-away",
+        Surface = "surface",
+        SurfaceRequest = "surface-request",
+        Approval = "approval",
+        ExecPolicy = "exec-policy",
     }
 }
 

@@ -21,7 +21,7 @@ use crate::audit::AuditError;
 use crate::auth::admission;
 use crate::auth::rate_limit::LimiterSettings;
 use crate::base::DeviceId;
-use crate::config::{AuthMode, CommandRules, ServerFlags, ServerSettings, Settings, TailscaleMode};
+use crate::config::{CommandRules, ServerFlags, ServerSettings, Settings, TailscaleMode};
 use crate::ingress;
 use crate::ingress::{Host, Origin};
 use crate::net::{Bind, Tailnet};
@@ -210,12 +210,7 @@ fn gateway_settings(
         doors: server.doors,
         audit_sync_always: settings.audit_sync_always,
         admission: admission::Settings {
-            mode: match server.mode {
-                AuthMode::None => admission::Mode::None,
-                AuthMode::Token => admission::Mode::Token,
-                AuthMode::Password => admission::Mode::Password,
-                AuthMode::TrustedProxy => admission::Mode::TrustedProxy,
-            },
+            mode: server.mode,
             allow_tailscale: server.allow_tailscale,
             local_operator_scopes: auth.local_operator_scopes,
             auto_approve_local: gateway.nodes.auto_approve_local,
@@ -279,7 +274,7 @@ fn ingress_settings(
                 Host::parse(text).ok_or_else(|| unreadable("gateway.publicHosts", text, a_host))
             })
             .collect::<Result<_, _>>()?,
-        proxy_user: (server.mode == AuthMode::TrustedProxy)
+        proxy_user: (server.mode == admission::Mode::TrustedProxy)
             .then(|| gateway.auth.trusted_proxy.clone()),
         tailnet_bind: server.doors.bind == Bind::Tailnet,
         allow_plaintext_from: gateway.allow_plaintext_from.clone(),
