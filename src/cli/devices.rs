@@ -113,7 +113,8 @@ async fn done(
         // Of a new token: a scope that the Gateway does not know was not given.
         let scopes = answer["scopes"].as_array().map(|list| {
             let names: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
-            format!(", scopes: {}", shown(&names.join(",")))
+            let names = (!names.is_empty()).then(|| names.join(","));
+            format!(", scopes: {}", shown(names.as_deref().unwrap_or("none")))
         });
         format!(
             "{verb} device {}{}",
