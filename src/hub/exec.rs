@@ -553,6 +553,7 @@ fn read<T: for<'de> Deserialize<'de>>(result: &super::NodeResult) -> Result<T, R
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 pub(super) fn bad_env(refused: env::Refused) -> Refused {
     let why = refused.to_string();
     Refused::BadEnv { why }
