@@ -788,6 +788,8 @@ impl Admission {
             scopes = scopes.meet(ScopeSet::from_wire(cap));
         }
         let paired = matches!(enrolment, Enrolment::Paired);
+        // Where no secret is taken, none is sent (decision 10).
+        let issue_token = issue_token && self.attributed.is_private();
         Verdict::Admit(Admitted {
             role: opening.role,
             scopes,

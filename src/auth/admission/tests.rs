@@ -1478,6 +1478,13 @@ fn p6_trusted_proxy_mode_takes_the_proxys_word_only() {
     let mut paired = proxied(&[]);
     paired.pair(&key(1), Role::Node, &[], Some("t"));
     let _ = paired.admitted(&key(1).sign(node(json!({"deviceToken": "t"}))));
+    // D2: where no secret is taken, none is sent.
+    let mut it = proxied(&[("x-user", "alice")]);
+    it.pair(&key(1), Role::Operator, &[], None);
+    let ask = key(1).sign(cli(&[], Value::Null));
+    assert!(it.admitted(&ask).issues_token());
+    it.ingress.allow_plaintext_from.clear();
+    assert!(!it.admitted(&ask).issues_token());
     // A program on the host may use a local password.
     let mut local = world();
     local.settings.mode = Mode::TrustedProxy;
