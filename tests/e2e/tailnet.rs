@@ -303,6 +303,7 @@ fn the_daemon_names_the_host_as_soon_as_it_is_there() {
         host.open(&headers).err().map(|answer| answer.status),
         Some(421)
     );
+    host.wait_for_log("name its socket in gateway.tailscale.socket");
     host.daemon.call_itself("gw.tail1234.ts.net.");
     let since = Instant::now();
     while host.open(&headers).is_err() {
@@ -327,7 +328,6 @@ fn the_daemon_names_the_host_as_soon_as_it_is_there() {
         host.open(&headers).err().map(|answer| answer.status),
         Some(403)
     );
-    host.wait_for_log("name its socket in gateway.tailscale.socket");
     // The main listener has no such name.
     let answer = Peer::open_with(&host.gateway, &[("host", name)])
         .err()
