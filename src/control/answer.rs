@@ -72,17 +72,19 @@ pub(super) fn frame(id: &str, result: Result<impl Serialize, ErrorShape>) -> Str
 }
 
 /// A pairing decision that was not taken.
-pub(super) fn denied(denied: Denied) -> ErrorShape {
-    match denied {
-        Denied::Refused(pairing::Refused::SurfaceApproverLacks { scope }) => {
-            ErrorShape::missing_scope(scope.as_str())
-        }
-        Denied::Refused(refused) => ErrorShape::new(refused.code(), refused.public())
-            .with_details(json!({"remediationHint": refused.remedy()})),
-        Denied::Fault(fault) => {
-            tracing::error!(%fault, "a decision could not be carried out");
-            ErrorShape::unavailable("the gateway cannot record this decision now")
-                .with_retryable(true)
+impl From<Denied> for ErrorShape {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Refused(pairing::Refused::SurfaceApproverLacks { scope }) => {
+                Self::missing_scope(scope.as_str())
+            }
+            Denied::Refused(refused) => Self::new(refused.code(), refused.public())
+                .with_details(json!({"remediationHint": refused.remedy()})),
+            Denied::Fault(fault) => {
+                tracing::error!(%fault, "a decision could not be carried out");
+                Self::unavailable("the gateway cannot record this decision now")
+                    .with_retryable(true)
+            }
         }
     }
 }
@@ -99,7 +101,7 @@ pub(super) fn unsent(error: ErrorShape, category: Category) -> ErrorShape {
 }
 
 /// An invocation that was refused or has no result, where no node is known.
-pub fn error_of(refused: &Refused) -> ErrorShape {
+pub(super) fn error_of(refused: &Refused) -> ErrorShape {
     error_on(refused, "")
 }
 

@@ -13,7 +13,7 @@ mod methods;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
-pub use answer::{Answer, error_of};
+pub use answer::Answer;
 use answer::{Room, unsent};
 
 use crate::agent::Agent;
@@ -83,12 +83,7 @@ impl Control {
     }
 
     /// `under_way` is how many calls of the same connection are not answered yet.
-    pub fn call(
-        self: &Arc<Self>,
-        caller: &Caller,
-        request: &Request<'_>,
-        under_way: usize,
-    ) -> Answer {
+    pub fn call(&self, caller: &Caller, request: &Request<'_>, under_way: usize) -> Answer {
         let id = request.id.as_ref();
         let Some(method) = Method::from_wire(&request.method) else {
             // Whatever else operators may call elsewhere, nodes may not (N7), and who goes on trying is probing (R7).
@@ -115,7 +110,15 @@ impl Control {
             Method::NodeInvoke => unsent(error, Category::Network),
             _ => error,
         });
-        methods::dispatch(self, caller, method, request, room)
+        let call = methods::Call {
+            control: self,
+            hub: &self.hub,
+            agent: &self.agent,
+            caller,
+            method,
+            request,
+        };
+        methods::dispatch(call, room)
             .unwrap_or_else(|error| Answer::Now(encode::refusal(id, &error)))
     }
 

@@ -5,54 +5,49 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::super::answer::{error_of, error_on, frame};
-use super::super::{Answer, Control, Room};
-use super::{nodes::relayed, params};
+use super::super::{Answer, Room};
+use super::{Call, nodes::relayed};
 use crate::audit::Digest;
 use crate::base::DeviceId;
 use crate::exec::approval::{Approval, DecideError};
 use crate::exec::plan::Prepared;
-use crate::hub::{Asked, Caller, Outcome};
+use crate::hub::{Asked, Outcome};
 use crate::nodes::Refused;
 use crate::rpc::types::Done;
 use crate::rpc::types::approval::{
     ApprovalResolveParams, ExecApprovalAccepted, ExecApprovalDecision, ExecApprovalIdParams,
     ExecApprovalRequestParams, ExecApprovalResolveParams, ExecApprovalsNodeParams,
 };
-use crate::rpc::{ErrorShape, Method, Request, encode};
+use crate::rpc::{ErrorShape, Method, encode};
 
 /// A client's own choice of an id, in bytes.
 const ID_BYTES_MAX: usize = 128;
 
 /// Asks, and answers when somebody has decided; with `twoPhase` the request's id is told first.
-pub(super) fn request(
-    control: &Arc<Control>,
-    caller: &Caller,
-    request: &Request<'_>,
-    room: Room,
-) -> Result<Answer, ErrorShape> {
-    let id = request.id.as_ref().to_owned();
-    let (asked, two_phase) = asked(request)?;
+pub(super) fn request(call: Call<'_>, room: Room) -> Result<Answer, ErrorShape> {
+    let id = call.id();
+    let (asked, two_phase) = asked(&call)?;
     let node = asked.node.clone();
-    let Approval { wanted, .. } = control
+    let Approval { wanted, .. } = call
         .hub
-        .request_approval(caller, asked)
+        .request_approval(call.caller, asked)
         .map_err(|error| error_on(&error, node.as_str()))?;
     if two_phase {
         let accepted = ExecApprovalAccepted {
             status: "accepted",
             id: &wanted.id,
             delivery_route: "approval-client",
-            created_at_ms: control.hub.shown_ms(wanted.created_at_ms),
-            expires_at_ms: control.hub.shown_ms(wanted.expires_at_ms),
+            created_at_ms: call.hub.shown_ms(wanted.created_at_ms),
+            expires_at_ms: call.hub.shown_ms(wanted.expires_at_ms),
         };
-        caller.outbox.send(encode::response(&id, &accepted));
+        call.caller.outbox.send(encode::response(&id, &accepted));
     }
-    decision(control, id, wanted.id, false, room)
+    decision(&call, wanted.id, false, room)
 }
 
 /// Reads a request. Whatever is said beside the plan must say the same.
-fn asked(request: &Request<'_>) -> Result<(Asked, bool), ErrorShape> {
-    let given: ExecApprovalRequestParams = params(Method::ExecApprovalRequest, request)?;
+fn asked(call: &Call<'_>) -> Result<(Asked, bool), ErrorShape> {
+    let given: ExecApprovalRequestParams = call.params()?;
     let wrong = |why: &str| ErrorShape::invalid_request(why);
     if given.host.as_deref().is_some_and(|host| host != "node") {
         return Err(wrong(
@@ -93,26 +88,20 @@ fn asked(request: &Request<'_>) -> Result<(Asked, bool), ErrorShape> {
     Ok((asked, given.two_phase))
 }
 
-pub(super) fn wait(
-    control: &Arc<Control>,
-    request: &Request<'_>,
-    room: Room,
-) -> Result<Answer, ErrorShape> {
-    let id = request.id.as_ref().to_owned();
-    let given: ExecApprovalIdParams = params(Method::ExecApprovalWaitDecision, request)?;
-    decision(control, id, given.id, true, room)
+pub(super) fn wait(call: Call<'_>, room: Room) -> Result<Answer, ErrorShape> {
+    let given: ExecApprovalIdParams = call.params()?;
+    decision(&call, given.id, true, room)
 }
 
 fn decision(
-    control: &Arc<Control>,
-    id: String,
+    call: &Call<'_>,
     approval: String,
     with_reason: bool,
     room: Room,
 ) -> Result<Answer, ErrorShape> {
-    let control = Arc::clone(control);
+    let (id, hub) = (call.id(), Arc::clone(call.hub));
     Ok(room.later(async move {
-        let outcome = control.hub.decision(&approval).await;
+        let outcome = hub.decision(&approval).await;
         let answer = outcome.ok_or_else(not_found);
         let answer = answer.map(|outcome: Outcome| ExecApprovalDecision {
             id: &approval,
@@ -125,51 +114,42 @@ fn decision(
     }))
 }
 
-pub(super) fn get(control: &Control, request: &Request<'_>) -> Result<Value, ErrorShape> {
-    let given: ExecApprovalIdParams = params(Method::ExecApprovalGet, request)?;
-    control.hub.approval(&given.id).ok_or_else(not_found)
+pub(super) fn get(call: Call<'_>) -> Result<Value, ErrorShape> {
+    let given: ExecApprovalIdParams = call.params()?;
+    call.hub.approval(&given.id).ok_or_else(not_found)
 }
 
-pub(super) fn resolve(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<Done, ErrorShape> {
-    let given: ExecApprovalResolveParams = params(Method::ExecApprovalResolve, request)?;
-    control
-        .hub
-        .resolve_approval(caller, &given.id, &given.decision)
+pub(super) fn resolve(call: Call<'_>) -> Result<Done, ErrorShape> {
+    let given: ExecApprovalResolveParams = call.params()?;
+    call.hub
+        .resolve_approval(call.caller, &given.id, &given.decision)
         .map_err(|error| error_of(&error))?;
     Ok(Done { ok: true })
 }
 
 /// `approval.get`: a request for an approval of whatever kind, waiting or over.
-pub(super) fn snapshot(control: &Control, request: &Request<'_>) -> Result<Value, ErrorShape> {
-    let given: ExecApprovalIdParams = params(Method::ApprovalGet, request)?;
-    let found = control.hub.approval_snapshot(&given.id);
+pub(super) fn snapshot(call: Call<'_>) -> Result<Value, ErrorShape> {
+    let given: ExecApprovalIdParams = call.params()?;
+    let found = call.hub.approval_snapshot(&given.id);
     let approval = found.ok_or_else(absent)?;
     Ok(json!({"approval": approval}))
 }
 
 /// `approval.resolve`: the first decision counts, and whoever comes later is told which one that was.
-pub(super) fn resolve_any(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<Value, ErrorShape> {
-    let given: ApprovalResolveParams = params(Method::ApprovalResolve, request)?;
+pub(super) fn resolve_any(call: Call<'_>) -> Result<Value, ErrorShape> {
+    let given: ApprovalResolveParams = call.params()?;
     if given.kind != "exec" {
         return Err(absent());
     }
-    let outcome = control
+    let outcome = call
         .hub
-        .resolve_approval(caller, &given.id, &given.decision);
+        .resolve_approval(call.caller, &given.id, &given.decision);
     let applied = match outcome {
         Ok(applied) => applied,
         Err(Refused::Decision(DecideError::AlreadyResolved | DecideError::NotFound)) => false,
         Err(error) => return Err(error_of(&error)),
     };
-    let found = control.hub.approval_snapshot(&given.id);
+    let found = call.hub.approval_snapshot(&given.id);
     let approval = found.ok_or_else(absent)?;
     Ok(json!({"applied": applied, "approval": approval}))
 }
@@ -181,19 +161,13 @@ fn absent() -> ErrorShape {
 }
 
 /// A node's own policy file, read or set by the node itself.
-pub(super) fn node_policy(
-    control: &Arc<Control>,
-    caller: &Caller,
-    method: Method,
-    request: &Request<'_>,
-    room: Room,
-) -> Result<Answer, ErrorShape> {
-    let id = request.id.as_ref().to_owned();
-    let given: ExecApprovalsNodeParams = params(method, request)?;
+pub(super) fn node_policy(call: Call<'_>, room: Room) -> Result<Answer, ErrorShape> {
+    let id = call.id();
+    let given: ExecApprovalsNodeParams = call.params()?;
     let Some(node) = DeviceId::parse(&given.node_id) else {
         return Err(error_of(&Refused::UnknownNode));
     };
-    let set = match (method, given.file) {
+    let set = match (call.method, given.file) {
         (Method::ExecApprovalsNodeGet, _) => None,
         (_, Some(file)) => {
             let digest = Digest::of(file.get().as_bytes());
@@ -209,15 +183,12 @@ pub(super) fn node_policy(
             return Err(ErrorShape::invalid_request(sentence));
         }
     };
-    let (control, caller) = (Arc::clone(control), caller.clone());
+    let (hub, caller) = (Arc::clone(call.hub), call.caller.clone());
     Ok(room.later(async move {
-        let answer = control.hub.node_policy_file(&caller, &node, set).await;
+        let answer = hub.node_policy_file(&caller, &node, set).await;
         let answer = answer.map(|result| result.payload);
-        relayed(
-            &caller.outbox,
-            &id,
-            answer.map_err(|refused| error_on(&refused, node.as_str())),
-        )
+        let answer = answer.map_err(|refused| error_on(&refused, node.as_str()));
+        relayed(&caller.outbox, &id, answer)
     }))
 }
 

@@ -1,28 +1,26 @@
 //! `chat.*`, `agent` and the lists that a chat client asks for.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::answer::frame;
-use super::super::{Answer, Control, Room};
-use super::params;
-use crate::agent::payload::{self, HistoryQuery};
+use super::super::{Answer, Room};
+use super::Call;
+use crate::agent::payload::{self, History, HistoryQuery};
 use crate::agent::transcript::TranscriptError;
 use crate::agent::{
     Accepted, Entrance, Requester, RunState, SendRefusal, SessionKey, SessionKeyError, Status,
     TurnRequest,
 };
-use crate::hub::Caller;
 use crate::machine;
 use crate::rpc::types::agent::{AgentParams, AgentWaitParams, SessionsList, SessionsListParams};
 use crate::rpc::types::chat::{
     ChatAbortParams, ChatAbortResult, ChatHistory, ChatHistoryParams, ChatSendParams,
     ChatSendResult, ChatStartupParams,
 };
-use crate::rpc::{ErrorShape, Method, Request, encode};
+use crate::rpc::{ErrorShape, encode};
 
 /// The two forms of an answer to `chat.history`.
 #[derive(Serialize)]
@@ -35,89 +33,83 @@ pub(super) enum HistoryAnswer {
 /// How long `agent.wait` waits when the caller names no time, in milliseconds.
 const WAIT_DEFAULT_MS: u64 = 30_000;
 
-pub(super) fn startup(control: &Control, request: &Request<'_>) -> Result<ChatHistory, ErrorShape> {
-    let wanted: ChatStartupParams = params(Method::ChatStartup, request)?;
-    let key = session_key(&wanted.session_key)?;
-    let query = HistoryQuery {
-        limit: wanted.limit.map(|limit| limit as usize),
-        offset: 0,
-        bytes_max: wanted
-            .max_bytes
-            .and_then(|bytes| usize::try_from(bytes).ok()),
-    };
-    let history = payload::read_history(&control.agent, &key, query).map_err(unreadable)?;
+pub(super) fn startup(call: Call<'_>) -> Result<ChatHistory, ErrorShape> {
+    let wanted: ChatStartupParams = call.params()?;
+    let history = read(
+        &call,
+        &wanted.session_key,
+        wanted.limit,
+        0,
+        wanted.max_bytes,
+    )?;
     Ok(payload::startup(&history))
 }
 
-pub(super) fn history(
-    control: &Control,
-    request: &Request<'_>,
-) -> Result<HistoryAnswer, ErrorShape> {
-    let wanted: ChatHistoryParams = params(Method::ChatHistory, request)?;
-    let key = session_key(&wanted.session_key)?;
+pub(super) fn history(call: Call<'_>) -> Result<HistoryAnswer, ErrorShape> {
+    let wanted: ChatHistoryParams = call.params()?;
+    let key = &wanted.session_key;
     if wanted.cursor.is_some() {
         // We keep no cursors: the client is told to read from the beginning.
+        session_key(key)?;
         return Ok(HistoryAnswer::Reset(payload::history_reset()));
     }
-    let query = HistoryQuery {
-        limit: wanted.limit.map(|limit| limit as usize),
-        offset: wanted.offset.unwrap_or(0) as usize,
-        bytes_max: wanted
-            .max_bytes
-            .and_then(|bytes| usize::try_from(bytes).ok()),
-    };
-    let history = payload::read_history(&control.agent, &key, query).map_err(unreadable)?;
+    let offset = wanted.offset.unwrap_or(0);
+    let history = read(&call, key, wanted.limit, offset, wanted.max_bytes)?;
     Ok(HistoryAnswer::Page(Box::new(payload::history(&history))))
 }
 
-pub(super) fn send(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<ChatSendResult, ErrorShape> {
-    let wanted: ChatSendParams = params(Method::ChatSend, request)?;
+fn read(
+    call: &Call<'_>,
+    key: &str,
+    limit: Option<u32>,
+    offset: u32,
+    bytes_max: Option<u64>,
+) -> Result<History, ErrorShape> {
+    let query = HistoryQuery {
+        limit: limit.map(|limit| limit as usize),
+        offset: offset as usize,
+        bytes_max: bytes_max.and_then(|bytes| usize::try_from(bytes).ok()),
+    };
+    Ok(payload::read_history(
+        call.agent,
+        &session_key(key)?,
+        query,
+    )?)
+}
+
+pub(super) fn send(call: Call<'_>) -> Result<ChatSendResult, ErrorShape> {
+    let wanted: ChatSendParams = call.params()?;
     if let Some(key) = wanted.unserved() {
         return Err(ErrorShape::invalid_request(format!(
             "chat.send does not serve {key} here"
         )));
     }
-    let accepted = control
-        .agent
-        .send(TurnRequest {
-            session_key: session_key(&wanted.session_key)?,
-            message: wanted.message,
-            idempotency_key: wanted.idempotency_key,
-            requester: Requester::new(caller.clone()),
-            typed: true,
-            commands: !wanted.suppress_command_interpretation.unwrap_or(false),
-            entrance: Entrance::Chat,
-            timeout: wanted.timeout_ms.map(Duration::from_millis),
-        })
-        .map_err(|refusal| not_accepted(&refusal))?;
+    let accepted = call.agent.send(TurnRequest {
+        session_key: session_key(&wanted.session_key)?,
+        message: wanted.message,
+        idempotency_key: wanted.idempotency_key,
+        requester: Requester::new(call.caller.clone()),
+        typed: true,
+        commands: !wanted.suppress_command_interpretation.unwrap_or(false),
+        entrance: Entrance::Chat,
+        timeout: wanted.timeout_ms.map(Duration::from_millis),
+    })?;
     Ok(payload::send(&accepted))
 }
 
-pub(super) fn abort(
-    control: &Control,
-    request: &Request<'_>,
-) -> Result<ChatAbortResult, ErrorShape> {
-    let wanted: ChatAbortParams = params(Method::ChatAbort, request)?;
+pub(super) fn abort(call: Call<'_>) -> Result<ChatAbortResult, ErrorShape> {
+    let wanted: ChatAbortParams = call.params()?;
     let key = session_key(&wanted.session_key)?;
     Ok(payload::abort(
-        control.agent.abort(&key, wanted.run_id.as_deref()),
+        call.agent.abort(&key, wanted.run_id.as_deref()),
     ))
 }
 
 /// Two answers under one id, as clients of this method expect: accepted at once, and the result at the end.
-pub(super) fn agent(
-    control: &Arc<Control>,
-    caller: &Caller,
-    request: &Request<'_>,
-    room: Room,
-) -> Result<Answer, ErrorShape> {
-    let id = request.id.as_ref().to_owned();
-    let (accepted, key) = begin(control, caller, request)?;
-    caller.outbox.send(encode::response(
+pub(super) fn agent(call: Call<'_>, room: Room) -> Result<Answer, ErrorShape> {
+    let id = call.id();
+    let (accepted, key) = begin(&call)?;
+    call.caller.outbox.send(encode::response(
         &id,
         &payload::agent_accepted(&accepted, &key),
     ));
@@ -153,12 +145,8 @@ pub(super) fn agent(
     }))
 }
 
-fn begin(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<(Accepted, SessionKey), ErrorShape> {
-    let wanted: AgentParams = params(Method::Agent, request)?;
+fn begin(call: &Call<'_>) -> Result<(Accepted, SessionKey), ErrorShape> {
+    let wanted: AgentParams = call.params()?;
     if let Some(key) = wanted.unserved() {
         return Err(ErrorShape::invalid_request(format!(
             "agent does not serve {key} here"
@@ -168,30 +156,23 @@ fn begin(
         Some(key) => session_key(key)?,
         None => SessionKey::main(),
     };
-    let accepted = control
-        .agent
-        .send(TurnRequest {
-            session_key: key.clone(),
-            message: wanted.message,
-            idempotency_key: wanted.idempotency_key,
-            requester: Requester::new(caller.clone()),
-            typed: true,
-            commands: true,
-            entrance: Entrance::Agent,
-            timeout: wanted.timeout.map(Duration::from_secs),
-        })
-        .map_err(|refusal| not_accepted(&refusal))?;
+    let accepted = call.agent.send(TurnRequest {
+        session_key: key.clone(),
+        message: wanted.message,
+        idempotency_key: wanted.idempotency_key,
+        requester: Requester::new(call.caller.clone()),
+        typed: true,
+        commands: true,
+        entrance: Entrance::Agent,
+        timeout: wanted.timeout.map(Duration::from_secs),
+    })?;
     Ok((accepted, key))
 }
 
-pub(super) fn wait(
-    control: &Arc<Control>,
-    request: &Request<'_>,
-    room: Room,
-) -> Result<Answer, ErrorShape> {
-    let id = request.id.as_ref().to_owned();
-    let wanted: AgentWaitParams = params(Method::AgentWait, request)?;
-    let Some(finish) = control.agent.find(&wanted.run_id, None) else {
+pub(super) fn wait(call: Call<'_>, room: Room) -> Result<Answer, ErrorShape> {
+    let id = call.id();
+    let wanted: AgentWaitParams = call.params()?;
+    let Some(finish) = call.agent.find(&wanted.run_id, None) else {
         return Err(ErrorShape::invalid_request("unknown runId"));
     };
     let timeout = Duration::from_millis(wanted.timeout_ms.unwrap_or(WAIT_DEFAULT_MS));
@@ -216,13 +197,14 @@ pub(super) fn models() -> Value {
     json!({"models": []})
 }
 
-pub(super) fn sessions(
-    control: &Control,
-    request: &Request<'_>,
-) -> Result<SessionsList, ErrorShape> {
-    let wanted: SessionsListParams = params(Method::SessionsList, request)?;
+pub(super) fn sessions(call: Call<'_>) -> Result<SessionsList, ErrorShape> {
+    let wanted: SessionsListParams = call.params()?;
     let limit = wanted.limit.map(|limit| limit as usize);
-    payload::sessions_list(&control.agent, limit, machine::now_ms()).map_err(unreadable)
+    Ok(payload::sessions_list(
+        call.agent,
+        limit,
+        machine::now_ms(),
+    )?)
 }
 
 fn session_key(text: &str) -> Result<SessionKey, ErrorShape> {
@@ -231,17 +213,19 @@ fn session_key(text: &str) -> Result<SessionKey, ErrorShape> {
     })
 }
 
-fn not_accepted(refusal: &SendRefusal) -> ErrorShape {
-    let error = ErrorShape::new(refusal.code(), refusal.to_string());
-    if refusal.is_retryable() {
-        error.with_retryable(true)
-    } else {
-        error
+impl From<SendRefusal> for ErrorShape {
+    fn from(refusal: SendRefusal) -> Self {
+        let error = Self::new(refusal.code(), refusal.to_string());
+        match refusal.is_retryable() {
+            true => error.with_retryable(true),
+            false => error,
+        }
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "made for map_err")]
-fn unreadable(error: TranscriptError) -> ErrorShape {
-    tracing::error!(%error, "the transcript cannot be read");
-    ErrorShape::unavailable("the transcript cannot be read now").with_retryable(true)
+impl From<TranscriptError> for ErrorShape {
+    fn from(error: TranscriptError) -> Self {
+        tracing::error!(%error, "the transcript cannot be read");
+        Self::unavailable("the transcript cannot be read now").with_retryable(true)
+    }
 }

@@ -1,120 +1,76 @@
 //! `device.pair.*` and `device.token.*`.
 
-use super::super::Control;
-use super::super::answer::denied;
-use super::params;
+use super::Call;
 use crate::auth::scope::{Role, ScopeSet};
-use crate::hub::Caller;
+use crate::rpc::ErrorShape;
 use crate::rpc::types::device::{
     DevicePairApproved, DevicePairDecideParams, DevicePairRejected, DevicePairRemoveParams,
     DevicePairRemoved, DevicePairRename, DeviceTokenRevokeParams, DeviceTokenRevoked,
     DeviceTokenRotateParams, DeviceTokenRotated, TokenDelivery,
 };
-use crate::rpc::{ErrorShape, Method, Request};
 
-pub(super) fn approve(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<DevicePairApproved, ErrorShape> {
-    let DevicePairDecideParams { request_id } = params(Method::DevicePairApprove, request)?;
-    let device = control
-        .hub
-        .approve_device(caller, &request_id)
-        .map_err(denied)?;
+pub(super) fn approve(call: Call<'_>) -> Result<DevicePairApproved, ErrorShape> {
+    let DevicePairDecideParams { request_id } = call.params()?;
+    let device = call.hub.approve_device(call.caller, &request_id)?;
     Ok(DevicePairApproved { request_id, device })
 }
 
-pub(super) fn reject(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<DevicePairRejected, ErrorShape> {
-    let DevicePairDecideParams { request_id } = params(Method::DevicePairReject, request)?;
-    let device = control
-        .hub
-        .reject_device(caller, &request_id)
-        .map_err(denied)?;
+pub(super) fn reject(call: Call<'_>) -> Result<DevicePairRejected, ErrorShape> {
+    let DevicePairDecideParams { request_id } = call.params()?;
+    let device = call.hub.reject_device(call.caller, &request_id)?;
     Ok(DevicePairRejected {
         request_id,
         device_id: device.as_str().to_owned(),
     })
 }
 
-pub(super) fn remove(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<DevicePairRemoved, ErrorShape> {
-    let DevicePairRemoveParams { device_id } = params(Method::DevicePairRemove, request)?;
-    let device = control
-        .hub
-        .remove_device(caller, &device_id)
-        .map_err(denied)?;
+pub(super) fn remove(call: Call<'_>) -> Result<DevicePairRemoved, ErrorShape> {
+    let DevicePairRemoveParams { device_id } = call.params()?;
+    let device = call.hub.remove_device(call.caller, &device_id)?;
     Ok(DevicePairRemoved {
         device_id: device.as_str().to_owned(),
     })
 }
 
-pub(super) fn rename(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<DevicePairRename, ErrorShape> {
-    let DevicePairRename { device_id, label } = params(Method::DevicePairRename, request)?;
-    let device = control
-        .hub
-        .rename_device(caller, &device_id, &label)
-        .map_err(denied)?;
+pub(super) fn rename(call: Call<'_>) -> Result<DevicePairRename, ErrorShape> {
+    let DevicePairRename { device_id, label } = call.params()?;
+    let device = call.hub.rename_device(call.caller, &device_id, &label)?;
     Ok(DevicePairRename {
         device_id,
         label: device.label.unwrap_or_default(),
     })
 }
 
-pub(super) fn rotate(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<DeviceTokenRotated, ErrorShape> {
-    let wanted: DeviceTokenRotateParams = params(Method::DeviceTokenRotate, request)?;
+pub(super) fn rotate(call: Call<'_>) -> Result<DeviceTokenRotated, ErrorShape> {
+    let wanted: DeviceTokenRotateParams = call.params()?;
     let role = role(&wanted.role)?;
     let scopes = wanted.scopes.as_deref().map(ScopeSet::from_wire);
-    let granted = control
+    let rotated = call
         .hub
-        .rotate_token(caller, &wanted.device_id, role, scopes)
-        .map_err(denied)?;
+        .rotate_token(call.caller, &wanted.device_id, role, scopes);
+    let granted = rotated?;
     let delivery = if granted.token.is_some() {
         TokenDelivery::InBand
     } else {
         TokenDelivery::WithheldCrossDevice
     };
+    let scopes = granted.scopes.to_wire().into_iter();
     Ok(DeviceTokenRotated {
         device_id: granted.device.as_str().to_owned(),
         role: granted.role.as_str().to_owned(),
         token: granted.token,
-        scopes: granted
-            .scopes
-            .to_wire()
-            .into_iter()
-            .map(str::to_owned)
-            .collect(),
+        scopes: scopes.map(str::to_owned).collect(),
         rotated_at_ms: granted.rotated_at_ms,
         token_delivery: Some(delivery),
     })
 }
 
-pub(super) fn revoke(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<DeviceTokenRevoked, ErrorShape> {
-    let wanted: DeviceTokenRevokeParams = params(Method::DeviceTokenRevoke, request)?;
+pub(super) fn revoke(call: Call<'_>) -> Result<DeviceTokenRevoked, ErrorShape> {
+    let wanted: DeviceTokenRevokeParams = call.params()?;
     let role = role(&wanted.role)?;
-    let (device, revoked_at_ms) = control
+    let (device, revoked_at_ms) = call
         .hub
-        .revoke_token(caller, &wanted.device_id, role)
-        .map_err(denied)?;
+        .revoke_token(call.caller, &wanted.device_id, role)?;
     Ok(DeviceTokenRevoked {
         device_id: device.as_str().to_owned(),
         role: role.as_str().to_owned(),

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::super::answer::{denied, error_of, error_on, frame, unsent};
-use super::super::{Answer, Control, Room};
-use super::params;
+use super::super::answer::{error_of, error_on, frame, unsent};
+use super::super::{Answer, Room};
+use super::Call;
 use crate::agent::session_key::{AGENT_ID, SessionKey};
 use crate::audit::Digest;
 use crate::base::{DeviceId, limits};
@@ -27,7 +27,7 @@ use crate::rpc::types::node::{
     NodePluginToolsParams, NodePluginToolsResult, NodeProgressEvent, NodeRenameParams, NodeRenamed,
     NodeSkillsParams, NodeSkillsResult,
 };
-use crate::rpc::{ErrorShape, Method, Request, encode};
+use crate::rpc::{ErrorShape, encode};
 
 /// What may wake a sleeping node, in the reference's words; another one counts as the first.
 const ALIVE_TRIGGERS: [&str; 6] = [
@@ -57,22 +57,19 @@ pub(in super::super) fn command_of(params: Option<&RawValue>) -> Option<String> 
         .map(|named| named.command)
 }
 
-pub(super) fn list(control: &Control) -> NodeList {
+pub(super) fn list(call: Call<'_>) -> NodeList {
     NodeList {
         ts: machine::now_ms(),
-        nodes: control.hub.node_list(),
+        nodes: call.hub.node_list(),
     }
 }
 
-pub(super) fn describe(
-    control: &Control,
-    request: &Request<'_>,
-) -> Result<NodeDescription, ErrorShape> {
-    let NodeIdParams { node_id } = params(Method::NodeDescribe, request)?;
-    let node = control
+pub(super) fn describe(call: Call<'_>) -> Result<NodeDescription, ErrorShape> {
+    let NodeIdParams { node_id } = call.params()?;
+    let node = call
         .hub
         .node_describe(&node_id)
-        .map_err(|refused| error_of(&refused))?;
+        .map_err(|it| error_of(&it))?;
     Ok(NodeDescription {
         ts: machine::now_ms(),
         node,
@@ -80,12 +77,7 @@ pub(super) fn describe(
 }
 
 /// `portcullis.nodes.explain`, ours: why a command would or would not run, without running it.
-pub(super) fn explain(
-    control: &Arc<Control>,
-    caller: &Caller,
-    request: &Request<'_>,
-    room: Room,
-) -> Result<Answer, ErrorShape> {
+pub(super) fn explain(call: Call<'_>, room: Room) -> Result<Answer, ErrorShape> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct Params {
@@ -93,94 +85,66 @@ pub(super) fn explain(
         command: String,
         params: Option<Box<RawValue>>,
     }
-    let id = request.id.as_ref().to_owned();
-    let wanted: Params = params(Method::PortcullisNodesExplain, request)?;
-    let (control, caller) = (Arc::clone(control), caller.clone());
+    let id = call.id();
+    let wanted: Params = call.params()?;
+    let (hub, caller) = (Arc::clone(call.hub), call.caller.clone());
     Ok(room.later(async move {
         let Params {
             node_id,
             command,
             params,
         } = wanted;
-        let explained =
-            control
-                .hub
-                .explain(&caller, &node_id, &command, params.as_deref(), AGENT_ID);
+        let params = params.as_deref();
+        let explained = hub.explain(&caller, &node_id, &command, params, AGENT_ID);
         frame(&id, Ok(explained.await))
     }))
 }
 
 /// `portcullis.nodes.report`, ours: the states of every node and command.
-pub(super) fn report(control: &Control, request: &Request<'_>) -> Result<Report, ErrorShape> {
+pub(super) fn report(call: Call<'_>) -> Result<Report, ErrorShape> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct Params {
         node_id: Option<String>,
     }
-    let Params { node_id } = params(Method::PortcullisNodesReport, request)?;
-    Ok(control.hub.node_report(node_id.as_deref()))
+    let Params { node_id } = call.params()?;
+    Ok(call.hub.node_report(node_id.as_deref()))
 }
 
-pub(super) fn approve(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<NodePairApproved, ErrorShape> {
+pub(super) fn approve(call: Call<'_>) -> Result<NodePairApproved, ErrorShape> {
     let NodePairDecideParams {
         request_id,
         commands,
-    } = params(Method::NodePairApprove, request)?;
-    let node = control
+    } = call.params()?;
+    let node = call
         .hub
-        .approve_surface(caller, &request_id, commands.as_deref())
-        .map_err(denied)?;
+        .approve_surface(call.caller, &request_id, commands.as_deref())?;
     Ok(NodePairApproved { request_id, node })
 }
 
-pub(super) fn reject(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<NodePairRejected, ErrorShape> {
-    let NodePairDecideParams { request_id, .. } = params(Method::NodePairReject, request)?;
-    let node = control
-        .hub
-        .reject_surface(caller, &request_id)
-        .map_err(denied)?;
+pub(super) fn reject(call: Call<'_>) -> Result<NodePairRejected, ErrorShape> {
+    let NodePairDecideParams { request_id, .. } = call.params()?;
+    let node = call.hub.reject_surface(call.caller, &request_id)?;
     Ok(NodePairRejected {
         request_id,
         node_id: node.as_str().to_owned(),
     })
 }
 
-pub(super) fn remove(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<NodeIdResult, ErrorShape> {
-    let NodeIdParams { node_id } = params(Method::NodePairRemove, request)?;
-    let node = control
-        .hub
-        .remove_surface(caller, &node_id)
-        .map_err(denied)?;
+pub(super) fn remove(call: Call<'_>) -> Result<NodeIdResult, ErrorShape> {
+    let NodeIdParams { node_id } = call.params()?;
+    let node = call.hub.remove_surface(call.caller, &node_id)?;
     Ok(NodeIdResult {
         node_id: node.as_str().to_owned(),
     })
 }
 
-pub(super) fn rename(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<NodeRenamed, ErrorShape> {
+pub(super) fn rename(call: Call<'_>) -> Result<NodeRenamed, ErrorShape> {
     let NodeRenameParams {
         node_id,
         display_name,
-    } = params(Method::NodeRename, request)?;
-    let device = control
-        .hub
-        .rename_node(caller, &node_id, &display_name)
-        .map_err(denied)?;
+    } = call.params()?;
+    let device = call.hub.rename_node(call.caller, &node_id, &display_name)?;
     Ok(NodeRenamed {
         node_id,
         display_name: device.label.unwrap_or_default(),
@@ -188,15 +152,11 @@ pub(super) fn rename(
 }
 
 /// Relays a command to a node. The answer comes when the node's does, or at the deadline.
-pub(super) fn invoke(
-    control: &Arc<Control>,
-    caller: &Caller,
-    request: &Request<'_>,
-    room: Room,
-) -> Result<Answer, ErrorShape> {
-    let id = request.id.as_ref().to_owned();
-    let wanted: NodeInvokeParams =
-        params(Method::NodeInvoke, request).map_err(|error| unsent(error, Category::Protocol))?;
+pub(super) fn invoke(call: Call<'_>, room: Room) -> Result<Answer, ErrorShape> {
+    let id = call.id();
+    let wanted: NodeInvokeParams = call
+        .params()
+        .map_err(|error| unsent(error, Category::Protocol))?;
     let Some(node) = DeviceId::parse(&wanted.node_id) else {
         return Err(error_of(&Refused::UnknownNode));
     };
@@ -224,17 +184,15 @@ pub(super) fn invoke(
             .unwrap_or(limits::INVOKE_TIMEOUT_MS_DEFAULT),
     };
     // Now, and not when the call gets its turn: what this caller asks next comes after it.
-    let mut place = control
+    let mut place = call
         .hub
-        .enter(caller, asked.clone())
+        .enter(call.caller, asked.clone())
         .map_err(|refused| error_on(&refused, asked.node.as_str()))?;
-    let (control, caller) = (Arc::clone(control), caller.clone());
+    let (hub, caller) = (Arc::clone(call.hub), call.caller.clone());
     Ok(room.later_holding(async move {
         let make = || {
             let checked =
-                control
-                    .hub
-                    .checked_params(&asked.node, &asked.command, &caller, wanted.params)?;
+                hub.checked_params(&asked.node, &asked.command, &caller, wanted.params)?;
             Ok(Invoke {
                 node: asked.node.clone(),
                 command: asked.command.clone(),
@@ -340,12 +298,8 @@ pub(super) fn relayed(
 }
 
 /// A node's answer. What it claims is checked against the session that it came over.
-pub(super) fn result(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<NodeInvokeResultAck, ErrorShape> {
-    let given: NodeInvokeResultParams = params(Method::NodeInvokeResult, request)?;
+pub(super) fn result(call: Call<'_>) -> Result<NodeInvokeResultAck, ErrorShape> {
+    let given: NodeInvokeResultParams = call.params()?;
     let answer = if given.ok {
         NodeResult::relayed(given.payload, given.payload_json)
     } else {
@@ -358,20 +312,19 @@ pub(super) fn result(
             ),
         })
     };
-    match control
-        .hub
-        .node_result(caller, &given.id, &given.node_id, answer)
-    {
-        ResultTaken::Accepted => Ok(NodeInvokeResultAck {
-            ok: true,
-            ignored: None,
-        }),
-        ResultTaken::Ignored => Ok(NodeInvokeResultAck {
-            ok: true,
-            ignored: Some(true),
-        }),
-        ResultTaken::NodeMismatch => Err(ErrorShape::invalid_request("nodeId mismatch")),
-    }
+    acknowledged(
+        call.hub
+            .node_result(call.caller, &given.id, &given.node_id, answer),
+    )
+}
+
+fn acknowledged(taken: ResultTaken) -> Result<NodeInvokeResultAck, ErrorShape> {
+    let ignored = match taken {
+        ResultTaken::Accepted => None,
+        ResultTaken::Ignored => Some(true),
+        ResultTaken::NodeMismatch => return Err(ErrorShape::invalid_request("nodeId mismatch")),
+    };
+    Ok(NodeInvokeResultAck { ok: true, ignored })
 }
 
 fn bounded(text: &str, bytes_max: usize) -> String {
@@ -379,36 +332,18 @@ fn bounded(text: &str, bytes_max: usize) -> String {
 }
 
 /// What a command prints while it runs. What nobody waits for, or comes out of order, is acknowledged as ignored.
-pub(super) fn progress(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<NodeInvokeResultAck, ErrorShape> {
-    let given: NodeInvokeProgressParams = params(Method::NodeInvokeProgress, request)?;
+pub(super) fn progress(call: Call<'_>) -> Result<NodeInvokeResultAck, ErrorShape> {
+    let given: NodeInvokeProgressParams = call.params()?;
     if given.chunk.len() > limits::NODE_PROGRESS_BYTES_MAX {
         return Err(ErrorShape::invalid_request("progress chunk too large"));
     }
-    may_report(control, caller, given.chunk.len())?;
-    match control.hub.node_progress(caller, &given) {
-        ResultTaken::Accepted => Ok(NodeInvokeResultAck {
-            ok: true,
-            ignored: None,
-        }),
-        ResultTaken::Ignored => Ok(NodeInvokeResultAck {
-            ok: true,
-            ignored: Some(true),
-        }),
-        ResultTaken::NodeMismatch => Err(ErrorShape::invalid_request("nodeId mismatch")),
-    }
+    may_report(&call, given.chunk.len())?;
+    acknowledged(call.hub.node_progress(call.caller, &given))
 }
 
 /// What a node reports by itself. It can speak of itself only: there is no field by which it could name another.
-pub(super) fn event(
-    control: &Control,
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<NodeEventResult, ErrorShape> {
-    let given: NodeEventParams = params(Method::NodeEvent, request)?;
+pub(super) fn event(call: Call<'_>) -> Result<NodeEventResult, ErrorShape> {
+    let given: NodeEventParams = call.params()?;
     let text = given
         .payload_json
         .as_deref()
@@ -419,31 +354,28 @@ pub(super) fn event(
             limits::NODE_EVENT_BYTES_MAX
         )));
     }
-    may_report(control, caller, text.map_or(0, str::len))?;
+    may_report(&call, text.map_or(0, str::len))?;
     let answer = |handled: bool, reason: &'static str| NodeEventResult {
         ok: true,
         event: Some(bounded(&given.event, 128)),
         handled: Some(handled),
         reason: Some(reason.into()),
     };
-    let Some(node) = &caller.device else {
+    let Some(node) = &call.caller.device else {
         return Ok(answer(false, "missing_device_identity"));
     };
     match given.event.as_str() {
-        "node.host.stats" => control
-            .hub
-            .node_stats(node, payload_of(&given.event, text)?),
+        "node.host.stats" => call.hub.node_stats(node, payload_of(&given.event, text)?),
         // Ours: what the reference's node has no word for.
         HostFacts::EVENT => {
             let host: HostFacts = payload_of(&given.event, text)?;
-            control.hub.node_described(node, &host.bounded());
+            call.hub.node_described(node, &host.bounded());
         }
         // A phone that sleeps most of the time says that it is still there, and what woke it.
         "node.presence.alive" => {
             let alive: NodeAlive = payload_of(&given.event, text)?;
             let known = ALIVE_TRIGGERS.iter().find(|known| **known == alive.trigger);
-            control
-                .hub
+            call.hub
                 .node_alive(node, known.copied().unwrap_or("background"));
         }
         // The node waits for this answer before it sends its result. The schema wants more than the bare `ok` that the
@@ -466,8 +398,8 @@ fn payload_of<T: DeserializeOwned>(event: &str, text: Option<&str>) -> Result<T,
 }
 
 /// What a node reports by itself is bounded in number and size; more is dropped.
-fn may_report(control: &Control, caller: &Caller, bytes: usize) -> Result<(), ErrorShape> {
-    if control.hub.may_report(caller, bytes) {
+fn may_report(call: &Call<'_>, bytes: usize) -> Result<(), ErrorShape> {
+    if call.hub.may_report(call.caller, bytes) {
         return Ok(());
     }
     Err(ErrorShape::unavailable("too many node events").with_retryable(true))
@@ -487,28 +419,25 @@ fn claims_another_agent(text: &str) -> bool {
 }
 
 /// We keep no queue for sleeping nodes, so there is never anything to pull.
-pub(super) fn pending_pull(caller: &Caller) -> Value {
-    json!({"nodeId": node_id(caller), "actions": []})
+pub(super) fn pending_pull(call: Call<'_>) -> Value {
+    json!({"nodeId": node_id(&call), "actions": []})
 }
 
-pub(super) fn pending_ack(caller: &Caller, request: &Request<'_>) -> Result<Value, ErrorShape> {
-    let NodePendingAckParams { ids } = params(Method::NodePendingAck, request)?;
+pub(super) fn pending_ack(call: Call<'_>) -> Result<Value, ErrorShape> {
+    let NodePendingAckParams { ids } = call.params()?;
     // As the reference: what was named is no longer there, whether it ever was.
     let acked: BTreeSet<&str> = ids
         .iter()
         .map(|id| id.trim())
         .filter(|id| !id.is_empty())
         .collect();
-    Ok(json!({"nodeId": node_id(caller), "ackedIds": acked, "remainingCount": 0}))
+    Ok(json!({"nodeId": node_id(&call), "ackedIds": acked, "remainingCount": 0}))
 }
 
-pub(super) fn pending_drain(
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<NodePendingDrained, ErrorShape> {
-    let NodePendingDrainParams { .. } = params(Method::NodePendingDrain, request)?;
+pub(super) fn pending_drain(call: Call<'_>) -> Result<NodePendingDrained, ErrorShape> {
+    let NodePendingDrainParams { .. } = call.params()?;
     Ok(NodePendingDrained {
-        node_id: node_id(caller),
+        node_id: node_id(&call),
         revision: 0,
         items: Vec::new(),
         has_more: false,
@@ -517,40 +446,32 @@ pub(super) fn pending_drain(
 
 /// The official node repeats this until it is accepted, so it is accepted at once, approved or not: it says nothing that
 /// we use.
-pub(super) fn runner_inventory(caller: &Caller) -> NodeIdResult {
+pub(super) fn runner_inventory(call: Call<'_>) -> NodeIdResult {
     NodeIdResult {
-        node_id: node_id(caller),
+        node_id: node_id(&call),
     }
 }
 
 /// Skills and tools of nodes are not offered to the agent: taken and acknowledged as empty.
-pub(super) fn skills(
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<NodeSkillsResult, ErrorShape> {
-    let NodeSkillsParams { .. } = params(Method::NodeSkillsUpdate, request)?;
+pub(super) fn skills(call: Call<'_>) -> Result<NodeSkillsResult, ErrorShape> {
+    let NodeSkillsParams { .. } = call.params()?;
     Ok(NodeSkillsResult {
-        node_id: node_id(caller),
+        node_id: node_id(&call),
         skills: Vec::new(),
     })
 }
 
-pub(super) fn plugin_tools(
-    caller: &Caller,
-    request: &Request<'_>,
-) -> Result<NodePluginToolsResult, ErrorShape> {
-    let NodePluginToolsParams { .. } = params(Method::NodePluginToolsUpdate, request)?;
+pub(super) fn plugin_tools(call: Call<'_>) -> Result<NodePluginToolsResult, ErrorShape> {
+    let NodePluginToolsParams { .. } = call.params()?;
     Ok(NodePluginToolsResult {
-        node_id: node_id(caller),
+        node_id: node_id(&call),
         tools: Vec::new(),
     })
 }
 
-fn node_id(caller: &Caller) -> String {
-    caller
-        .device
-        .as_ref()
-        .map_or_else(String::new, |device| device.as_str().to_owned())
+fn node_id(call: &Call<'_>) -> String {
+    let device = call.caller.device.as_ref();
+    device.map_or_else(String::new, |device| device.as_str().to_owned())
 }
 
 #[cfg(test)]
