@@ -39,6 +39,23 @@ pub enum ConfigError {
     NoHome,
 }
 
+impl ConfigError {
+    pub(crate) fn bad(setting: &str, got: impl Into<String>, want: impl Into<String>) -> Self {
+        Self::BadValue {
+            setting: setting.to_owned(),
+            got: got.into(),
+            want: want.into(),
+        }
+    }
+
+    pub(crate) fn conflict(setting: &str, why: impl Into<String>) -> Self {
+        Self::Conflict {
+            setting: setting.to_owned(),
+            why: why.into(),
+        }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

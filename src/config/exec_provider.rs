@@ -54,11 +54,8 @@ impl ExecProvider {
     ) -> Result<Option<Self>, ConfigError> {
         let reader = Reader { tree };
         let named = |key: &str| format!("{prefix}.{key}");
-        let bad = |key: &str, want: &str| ConfigError::BadValue {
-            setting: named(key),
-            got: "missing or malformed".to_owned(),
-            want: want.to_owned(),
-        };
+        let bad =
+            |key: &str, want: &str| ConfigError::bad(&named(key), "missing or malformed", want);
         if tree.at(&named("pluginIntegration")).is_some() {
             return Ok(None);
         }

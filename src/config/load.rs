@@ -38,11 +38,11 @@ impl Paths {
         let folder = match profile.as_deref() {
             None => ".openclaw".to_owned(),
             Some(name) if !is_profile_name(name) => {
-                return Err(ConfigError::BadValue {
-                    setting: "--profile".to_owned(),
-                    got: "not a name".to_owned(),
-                    want: "1 to 64 letters, digits, _ or -, a letter or digit first".to_owned(),
-                });
+                return Err(ConfigError::bad(
+                    "--profile",
+                    "not a name",
+                    "1 to 64 letters, digits, _ or -, a letter or digit first",
+                ));
             }
             Some(name) if name.eq_ignore_ascii_case("default") => ".openclaw".to_owned(),
             Some(name) => format!(".openclaw-{name}"),

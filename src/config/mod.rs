@@ -25,8 +25,8 @@ pub use error::ConfigError;
 pub use exec_provider::{ReplyError, parse_reply};
 pub use load::Paths;
 pub use resolve::{
-    Agent, Auth, AuthMode, Bind, CommandRules, ControlUi, Exec, ExecMode, Gateway, GatewayMode,
-    Nodes, PORT_DEFAULT, Proxy, RateLimit, Remote, Settings, TailscaleMode,
+    Auth, AuthMode, Bind, CommandRules, ControlUi, Exec, ExecMode, Gateway, GatewayMode, Nodes,
+    PORT_DEFAULT, Proxy, RateLimit, Remote, Settings, TailscaleMode,
 };
 pub use schema::Ineffective;
 pub use secret_ref::{Resolver, SecretInput, SecretRef, Source, check_strength, parse_secret};

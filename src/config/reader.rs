@@ -25,21 +25,13 @@ fn shown(text: &str) -> String {
     )
 }
 
-fn bad(setting: &str, got: impl Into<String>, want: impl Into<String>) -> ConfigError {
-    ConfigError::BadValue {
-        setting: setting.to_owned(),
-        got: got.into(),
-        want: want.into(),
-    }
-}
-
 impl<'a> Reader<'a> {
     /// A text that is not a secret. Blank counts as absent.
     pub(super) fn text(self, setting: &str) -> Result<Option<&'a str>, ConfigError> {
         match self.tree.at(setting) {
             None => Ok(None),
             Some(Tree::Text(text)) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),
-            Some(other) => Err(bad(setting, other.kind(), "a string")),
+            Some(other) => Err(ConfigError::bad(setting, other.kind(), "a string")),
         }
     }
 
@@ -47,7 +39,7 @@ impl<'a> Reader<'a> {
         match self.tree.at(setting) {
             None => Ok(None),
             Some(Tree::Bool(flag)) => Ok(Some(*flag)),
-            Some(other) => Err(bad(setting, other.kind(), "true or false")),
+            Some(other) => Err(ConfigError::bad(setting, other.kind(), "true or false")),
         }
     }
 
@@ -62,8 +54,8 @@ impl<'a> Reader<'a> {
             None => Ok(None),
             Some(Tree::Number(number)) => Tree::whole(*number, least, most)
                 .map(Some)
-                .ok_or_else(|| bad(setting, number.to_string(), want())),
-            Some(other) => Err(bad(setting, other.kind(), want())),
+                .ok_or_else(|| ConfigError::bad(setting, number.to_string(), want())),
+            Some(other) => Err(ConfigError::bad(setting, other.kind(), want())),
         }
     }
 
@@ -78,7 +70,7 @@ impl<'a> Reader<'a> {
             let address: Result<IpAddr, _> = text.parse();
             address
                 .map(|address| address.to_canonical())
-                .map_err(|_| bad(setting, shown(text), "an IP address"))
+                .map_err(|_| ConfigError::bad(setting, shown(text), "an IP address"))
         };
         self.text(setting)?.map(parse).transpose()
     }
@@ -99,10 +91,12 @@ impl<'a> Reader<'a> {
         let items = match self.tree.at(setting) {
             None => return Ok(None),
             Some(Tree::List(items)) => items,
-            Some(other) => return Err(bad(setting, other.kind(), "a list of strings")),
+            Some(other) => {
+                return Err(ConfigError::bad(setting, other.kind(), "a list of strings"));
+            }
         };
         if items.len() > LIST_ITEMS_MAX {
-            return Err(bad(
+            return Err(ConfigError::bad(
                 setting,
                 format!("a list of {} items", items.len()),
                 format!("a list of at most {LIST_ITEMS_MAX}"),
@@ -112,7 +106,7 @@ impl<'a> Reader<'a> {
             .iter()
             .map(|item| match item {
                 Tree::Text(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-                other => Err(bad(
+                other => Err(ConfigError::bad(
                     setting,
                     format!("a list that holds {}", other.kind()),
                     "a list of strings that are not blank",
@@ -132,7 +126,7 @@ impl<'a> Reader<'a> {
                         CidrError::HostBits { meant } => format!("{meant}, or another range"),
                         _ => "a list of addresses or ranges such as 10.0.0.0/8".to_owned(),
                     };
-                    bad(setting, shown(text), want)
+                    ConfigError::bad(setting, shown(text), want)
                 })
             })
             .collect()
@@ -143,7 +137,11 @@ impl<'a> Reader<'a> {
 pub(super) fn header_name(setting: &str, name: &str) -> Result<String, ConfigError> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if !name.bytes().all(is_token) {
-        return Err(bad(setting, shown(name), "the name of a header"));
+        return Err(ConfigError::bad(
+            setting,
+            shown(name),
+            "the name of a header",
+        ));
     }
     Ok(name.to_ascii_lowercase())
 }
@@ -160,6 +158,6 @@ pub(super) fn word<T: Copy>(
         .map(|(_, value)| *value)
         .ok_or_else(|| {
             let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
-            bad(setting, shown(text), format!("one of {}", names.join(", ")))
+            ConfigError::bad(setting, shown(text), format!("one of {}", names.join(", ")))
         })
 }

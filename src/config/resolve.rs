@@ -15,20 +15,14 @@ use super::tls::{self, Tls};
 use super::tree::Tree;
 pub use crate::auth::admission::Mode as AuthMode;
 use crate::auth::scope::{Scope, ScopeSet};
+/// Where the Gateway runs: here, as `manual` and no mode at all say too, or elsewhere.
+pub use crate::client::credentials::Mode as GatewayMode;
 pub use crate::exec::Mode as ExecMode;
 use crate::ingress::ProxyUserSettings;
 use crate::ingress::cidr::Cidr;
 use crate::ingress::trusted_proxy::FORWARDING_HEADERS;
 
 pub const PORT_DEFAULT: u16 = 18789;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GatewayMode {
-    /// The Gateway runs here. Also what `manual` and no mode at all mean.
-    Local,
-    /// The Gateway is elsewhere; this machine holds clients of it.
-    Remote,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bind {
@@ -143,18 +137,14 @@ pub struct Exec {
     pub timeout: Option<Duration>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Agent {
-    pub timeout: Option<Duration>,
-}
-
 /// The whole config.
 #[derive(Clone)]
 pub struct Settings {
     pub paths: Paths,
     pub gateway: Gateway,
     pub exec: Exec,
-    pub agent: Agent,
+    /// `agents.defaults.timeoutSeconds`.
+    pub turn_timeout: Option<Duration>,
     /// `nodeHost.browserProxy`: the DevTools endpoints that the node host may reach, by profile, if it is enabled.
     pub browser: Option<BTreeMap<String, SocketAddr>>,
     /// `audit.sync: "always"`.
@@ -208,7 +198,9 @@ impl Settings {
         Ok(Self {
             gateway: gateway(reader, &resolver, &paths)?,
             exec: exec(reader)?,
-            agent: agent(reader)?,
+            turn_timeout: reader
+                .whole("agents.defaults.timeoutSeconds", (1, 604_800))?
+                .map(Duration::from_secs),
             browser: browser(reader)?,
             // A form that is not known here cannot be compared; the section is not ours to judge.
             hooks_token: secret_ref::parse_input("hooks.token", tree.at("hooks.token"), &resolver)
@@ -343,12 +335,11 @@ fn trusted_proxies(reader: Reader<'_>) -> Result<Vec<Cidr>, ConfigError> {
     const SETTING: &str = "gateway.trustedProxies";
     let ranges = reader.cidrs(SETTING)?;
     match ranges.iter().find(|range| range.is_everything()) {
-        Some(all) => Err(ConfigError::BadValue {
-            setting: SETTING.to_owned(),
-            got: format!("a list that holds {all}, which is every address"),
-            want: "exactly the proxy's address, such as 10.0.0.5, or its own small range"
-                .to_owned(),
-        }),
+        Some(all) => Err(ConfigError::bad(
+            SETTING,
+            format!("a list that holds {all}, which is every address"),
+            "exactly the proxy's address, such as 10.0.0.5, or its own small range",
+        )),
         None => Ok(ranges),
     }
 }
@@ -409,11 +400,11 @@ fn trusted_proxy(reader: Reader<'_>) -> Result<ProxyUserSettings, ConfigError> {
         .transpose()?
         .unwrap_or_default();
     if !names_a_user(&user_header) {
-        return Err(ConfigError::BadValue {
-            setting: USER.to_owned(),
-            got: format!("\"{user_header}\", which says something else than who the user is"),
-            want: "a header that only the proxy sets, to the user it has signed in, such as x-forwarded-user".to_owned(),
-        });
+        return Err(ConfigError::bad(
+            USER,
+            format!("\"{user_header}\", which says something else than who the user is"),
+            "a header that only the proxy sets, to the user it has signed in, such as x-forwarded-user",
+        ));
     }
     Ok(ProxyUserSettings {
         user_header,
@@ -437,11 +428,11 @@ fn tailscale_socket(
     const SETTING: &str = "gateway.tailscale.socket";
     let path = reader.text(SETTING)?;
     match path.map(|path| secret_ref::expand_home(path, home)) {
-        Some(path) if !path.is_absolute() => Err(ConfigError::BadValue {
-            setting: SETTING.to_owned(),
-            got: "a path that depends on where the program was started".to_owned(),
-            want: "an absolute path".to_owned(),
-        }),
+        Some(path) if !path.is_absolute() => Err(ConfigError::bad(
+            SETTING,
+            "a path that depends on where the program was started",
+            "an absolute path",
+        )),
         path => Ok(path),
     }
 }
@@ -497,12 +488,11 @@ fn nodes(reader: Reader<'_>) -> Result<Nodes, ConfigError> {
     if let Some(Tree::Map(nodes)) = reader.tree.at("gateway.nodes.entries") {
         for (id, entry) in nodes {
             if id.contains('.') || id.trim().is_empty() {
-                return Err(ConfigError::BadValue {
-                    setting: "gateway.nodes.entries".to_owned(),
-                    got: "a key that is no node's id".to_owned(),
-                    want: "the 64 hexadecimal digits that `portcullis nodes list --json` shows"
-                        .to_owned(),
-                });
+                return Err(ConfigError::bad(
+                    "gateway.nodes.entries",
+                    "a key that is no node's id",
+                    "the 64 hexadecimal digits that `portcullis nodes list --json` shows",
+                ));
             }
             let prefix = format!("gateway.nodes.entries.{id}");
             if !matches!(entry, Tree::Null) {
@@ -514,10 +504,10 @@ fn nodes(reader: Reader<'_>) -> Result<Nodes, ConfigError> {
     // The names of earlier releases. Both forms of the deny list count; two allow lists could only be guessed at.
     if let Some(allow) = reader.texts("gateway.nodes.allowCommands")? {
         if commands.allow.is_some() {
-            return Err(ConfigError::Conflict {
-                setting: "gateway.nodes.allowCommands".to_owned(),
-                why: "gateway.nodes.commands.allow is set too; keep only that one".to_owned(),
-            });
+            return Err(ConfigError::conflict(
+                "gateway.nodes.allowCommands",
+                "gateway.nodes.commands.allow is set too; keep only that one",
+            ));
         }
         commands.allow = Some(allow);
     }
@@ -631,11 +621,4 @@ fn browser(reader: Reader<'_>) -> Result<Option<BTreeMap<String, SocketAddr>>, C
         .map(endpoint)
         .collect::<Result<_, _>>()
         .map(Some)
-}
-
-fn agent(reader: Reader<'_>) -> Result<Agent, ConfigError> {
-    let timeout = reader.whole("agents.defaults.timeoutSeconds", (1, 604_800))?;
-    Ok(Agent {
-        timeout: timeout.map(Duration::from_secs),
-    })
 }

@@ -213,11 +213,7 @@ fn walk(
     warnings: &mut Vec<Ineffective>,
 ) -> Result<(), ConfigError> {
     let Tree::Map(entries) = section else {
-        return Err(ConfigError::BadValue {
-            setting: setting.to_owned(),
-            got: section.kind().to_owned(),
-            want: "an object".to_owned(),
-        });
+        return Err(ConfigError::bad(setting, section.kind(), "an object"));
     };
     for (key, value) in entries {
         let path = format!("{setting}.{}", key.escape_debug());

@@ -170,10 +170,8 @@ pub struct Resolver {
 
 /// Reads one secret field that is written in JSON5.
 pub fn parse_secret(setting: &str, json5: &str) -> Result<SecretInput, ConfigError> {
-    let tree = tree::parse(json5).map_err(|_| ConfigError::BadValue {
-        setting: setting.to_owned(),
-        got: "not JSON5".to_owned(),
-        want: "a string or { source, provider, id }".to_owned(),
+    let tree = tree::parse(json5).map_err(|_| {
+        ConfigError::bad(setting, "not JSON5", "a string or { source, provider, id }")
     })?;
     parse_input(setting, Some(&tree), &Resolver::default())
 }
@@ -188,11 +186,11 @@ pub(super) fn parse_input(
         None | Some(Tree::Null) => Ok(SecretInput::Unset),
         Some(Tree::Text(text)) => parse_text(setting, text, resolver),
         Some(Tree::Map(entries)) => parse_ref(setting, entries).map(SecretInput::Ref),
-        Some(other) => Err(ConfigError::BadValue {
-            setting: setting.to_owned(),
-            got: other.kind().to_owned(),
-            want: "a string or { source, provider, id }".to_owned(),
-        }),
+        Some(other) => Err(ConfigError::bad(
+            setting,
+            other.kind(),
+            "a string or { source, provider, id }",
+        )),
     }
 }
 
@@ -232,10 +230,8 @@ fn shorthand(text: &str) -> Option<&str> {
 }
 
 fn parse_ref(setting: &str, entries: &[(String, Tree)]) -> Result<SecretRef, ConfigError> {
-    let bad = |what: &str, want: &str| ConfigError::BadValue {
-        setting: format!("{setting}.{what}"),
-        got: "missing or malformed".to_owned(),
-        want: want.to_owned(),
+    let bad = |what: &str, want: &str| {
+        ConfigError::bad(&format!("{setting}.{what}"), "missing or malformed", want)
     };
     if let Some((key, _)) = entries
         .iter()
@@ -457,10 +453,8 @@ fn parse_provider(
     value: &Tree,
     home: Option<&Path>,
 ) -> Result<Provider, ConfigError> {
-    let bad = |key: &str, want: &str| ConfigError::BadValue {
-        setting: format!("{setting}.{key}"),
-        got: "missing or malformed".to_owned(),
-        want: want.to_owned(),
+    let bad = |key: &str, want: &str| {
+        ConfigError::bad(&format!("{setting}.{key}"), "missing or malformed", want)
     };
     let source = match value.key("source") {
         Some(Tree::Text(name)) => Source::from_wire(name),

@@ -47,13 +47,13 @@ impl ServerSecret {
         let secret = resolver.resolve(self.setting, &self.input)?;
         let secret = secret.ok_or(ConfigError::NoSecret)?;
         if self.is_hooks_token(&secret, resolver) {
-            return Err(ConfigError::Conflict {
-                setting: "hooks.token".to_owned(),
-                why: format!(
+            return Err(ConfigError::conflict(
+                "hooks.token",
+                format!(
                     "it is the secret of {} too; give hooks a secret of their own",
                     self.setting
                 ),
-            });
+            ));
         }
         Ok(secret)
     }
@@ -97,10 +97,8 @@ impl Settings {
                 .parse()
                 .ok()
                 .filter(|port| *port != 0)
-                .ok_or_else(|| ConfigError::BadValue {
-                    setting: PORT_ENV.to_owned(),
-                    got: "not a port".to_owned(),
-                    want: "a number from 1 to 65535".to_owned(),
+                .ok_or_else(|| {
+                    ConfigError::bad(PORT_ENV, "not a port", "a number from 1 to 65535")
                 });
         }
         Ok(self.gateway.port.unwrap_or(PORT_DEFAULT))
@@ -109,11 +107,10 @@ impl Settings {
     /// Everything that the config alone can refuse, before a socket is bound (decision 18).
     pub fn server(&self, flags: &ServerFlags) -> Result<ServerSettings, ConfigError> {
         if self.gateway.mode == GatewayMode::Remote {
-            return Err(ConfigError::Conflict {
-                setting: "gateway.mode".to_owned(),
-                why: "\"remote\" means that the Gateway runs elsewhere; set it to \"local\" to run one here"
-                    .to_owned(),
-            });
+            return Err(ConfigError::conflict(
+                "gateway.mode",
+                "\"remote\" means that the Gateway runs elsewhere; set it to \"local\" to run one here",
+            ));
         }
         let bind = self.bind(flags)?;
         let tailscale = match flags.tailscale.as_deref() {
@@ -166,7 +163,7 @@ impl Settings {
             Bind::Tailnet => net::Bind::Tailnet,
             Bind::Auto => net::Bind::Auto,
             Bind::Custom => net::Bind::Custom(self.gateway.custom_bind_host.ok_or_else(|| {
-                conflict(
+                ConfigError::conflict(
                     "gateway.customBindHost",
                     "gateway.bind is \"custom\"; set this to the address to listen on",
                 )
@@ -187,14 +184,14 @@ impl Settings {
             (TailscaleMode::Off, _) => None,
             (_, Some(port)) => Some(port),
             (_, None) => Some(port.checked_add(1).ok_or_else(|| {
-                conflict(
+                ConfigError::conflict(
                     SERVE_PORT,
                     "there is no port after 65535; set it to a free one",
                 )
             })?),
         };
         let taken = |setting| {
-            Err(conflict(
+            Err(ConfigError::conflict(
                 setting,
                 "another listener has this port; choose a free one",
             ))
@@ -220,14 +217,14 @@ impl Settings {
         const SOCKET: &str = "gateway.proxy.socket";
         let proxy = &self.gateway.proxy;
         match (proxy.port, &proxy.socket) {
-            (Some(_), Some(_)) => Err(conflict(
+            (Some(_), Some(_)) => Err(ConfigError::conflict(
                 SOCKET,
                 "gateway.proxy.port is set too; keep the one that your proxy uses",
             )),
             (Some(port), None) => {
                 let address = proxy.bind.unwrap_or(Ipv4Addr::LOCALHOST.into());
                 if !address.is_loopback() && self.gateway.trusted_proxies.is_empty() {
-                    return Err(conflict(
+                    return Err(ConfigError::conflict(
                         "gateway.trustedProxies",
                         "gateway.proxy.bind is not loopback; list exactly the proxy's address",
                     ));
@@ -237,11 +234,11 @@ impl Settings {
             (None, Some(path)) => {
                 let length = path.as_os_str().len();
                 if !path.is_absolute() || length > SOCKET_PATH_BYTES_MAX {
-                    return Err(ConfigError::BadValue {
-                        setting: SOCKET.to_owned(),
-                        got: format!("a path of {length} bytes that is refused"),
-                        want: format!("absolute, of at most {SOCKET_PATH_BYTES_MAX} bytes"),
-                    });
+                    return Err(ConfigError::bad(
+                        SOCKET,
+                        format!("a path of {length} bytes that is refused"),
+                        format!("absolute, of at most {SOCKET_PATH_BYTES_MAX} bytes"),
+                    ));
                 }
                 Ok(Some(ProxyDoor::Unix {
                     path: path.clone(),
@@ -249,7 +246,7 @@ impl Settings {
                 }))
             }
             (None, None) if *proxy == Proxy::default() => Ok(None),
-            (None, None) => Err(conflict(
+            (None, None) => Err(ConfigError::conflict(
                 "gateway.proxy",
                 "it names neither a port nor a socket; set gateway.proxy.port or gateway.proxy.socket",
             )),
@@ -264,19 +261,19 @@ impl Settings {
         exposed: Option<Exposure>,
     ) -> Result<(), ConfigError> {
         if tailscale != TailscaleMode::Off && !doors.bind.is_loopback() {
-            return Err(conflict(
+            return Err(ConfigError::conflict(
                 "gateway.bind",
                 "gateway.tailscale.mode is not \"off\", and Serve and Funnel reach loopback only; set it to \"loopback\"",
             ));
         }
         if exposed.is_some() && self.gateway.control_ui.device_auth_disabled {
-            return Err(conflict(
+            return Err(ConfigError::conflict(
                 "gateway.controlUi.dangerouslyDisableDeviceAuth",
                 "no switch turns device identity off beyond loopback; remove it",
             ));
         }
         if self.loopback_is_proxy() && self.gateway.auth.allow_tailscale == Some(true) {
-            return Err(conflict(
+            return Err(ConfigError::conflict(
                 "gateway.auth.allowTailscale",
                 "it is true while gateway.trustedProxies names loopback: a proxy there could forge Tailscale's headers; set it to false",
             ));
@@ -294,38 +291,38 @@ impl Settings {
     ) -> Result<(), ConfigError> {
         const MODE: &str = "gateway.auth.mode";
         if tailscale == TailscaleMode::Funnel && mode != AuthMode::Password {
-            return Err(conflict(
+            return Err(ConfigError::conflict(
                 MODE,
                 "gateway.tailscale.mode is \"funnel\", which is the public internet; set it to \"password\" and set gateway.auth.password",
             ));
         }
         if let (AuthMode::None, Some(exposure)) = (mode, exposed) {
             let (setting, right) = exposure.closed();
-            return Err(ConfigError::Conflict {
-                setting: MODE.to_owned(),
-                why: format!(
+            return Err(ConfigError::conflict(
+                MODE,
+                format!(
                     "it is \"none\", which is for programs on this host only; {right} {setting}, or set it to \"password\" and set gateway.auth.password"
                 ),
-            });
+            ));
         }
         if mode != AuthMode::TrustedProxy {
             return Ok(());
         }
         let auth = &self.gateway.auth;
         if auth.trusted_proxy.user_header.is_empty() {
-            return Err(conflict(
+            return Err(ConfigError::conflict(
                 "gateway.auth.trustedProxy.userHeader",
                 "trusted-proxy mode needs it; set it to the header in which the proxy names its user, such as \"x-forwarded-user\"",
             ));
         }
         if self.gateway.trusted_proxies.is_empty() && doors.proxy.is_none() {
-            return Err(conflict(
+            return Err(ConfigError::conflict(
                 "gateway.trustedProxies",
                 "trusted-proxy mode needs it; list exactly the proxy's address, or give the proxy a listener of its own with gateway.proxy",
             ));
         }
         if auth.allow_tailscale == Some(true) {
-            return Err(conflict(
+            return Err(ConfigError::conflict(
                 "gateway.auth.allowTailscale",
                 "it is true in trusted-proxy mode, where only the proxy vouches for users; set it to false",
             ));
@@ -369,13 +366,6 @@ impl Exposure {
     }
 }
 
-fn conflict(setting: &str, why: &str) -> ConfigError {
-    ConfigError::Conflict {
-        setting: setting.to_owned(),
-        why: why.to_owned(),
-    }
-}
-
 /// Decision 1: the mode, and which secret opens the Gateway. `gateway.remote.*` never does. `whois_only` says that the
 /// tailnet's identities suffice (Baseline A).
 pub(super) fn select_secret(
@@ -398,18 +388,19 @@ pub(super) fn select_secret(
     };
     let token = pick(TOKEN_ENV, "gateway.auth.token", token);
     let password = pick(PASSWORD_ENV, "gateway.auth.password", password);
-    let missing = |mode: &str, setting: &str, variable: &str| ConfigError::Conflict {
-        setting: "gateway.auth.mode".to_owned(),
-        why: format!("it is \"{mode}\" and no {mode} is set; set {setting} or {variable}"),
+    let missing = |mode: &str, setting: &str, variable: &str| {
+        ConfigError::conflict(
+            "gateway.auth.mode",
+            format!("it is \"{mode}\" and no {mode} is set; set {setting} or {variable}"),
+        )
     };
     use AuthMode::{None as Open, Password, Token, TrustedProxy};
     match (mode, token, password) {
         (Some(Open), _, _) => Ok((Open, None)),
-        (Some(TrustedProxy), Some(token), _) => Err(ConfigError::Conflict {
-            setting: token.setting.to_owned(),
-            why: "gateway.auth.mode is \"trusted-proxy\", and a shared token would be a way past the proxy; remove it"
-                .to_owned(),
-        }),
+        (Some(TrustedProxy), Some(token), _) => Err(ConfigError::conflict(
+            token.setting,
+            "gateway.auth.mode is \"trusted-proxy\", and a shared token would be a way past the proxy; remove it",
+        )),
         // For programs on this host only; admission sees to that.
         (Some(TrustedProxy), None, password) => Ok((TrustedProxy, password)),
         (Some(Token) | None, None, None) if whois_only => Ok((Token, None)),
@@ -421,13 +412,13 @@ pub(super) fn select_secret(
         (Some(Password), _, None) => {
             Err(missing("password", "gateway.auth.password", PASSWORD_ENV))
         }
-        (None, Some(token), Some(password)) => Err(ConfigError::Conflict {
-            setting: "gateway.auth.mode".to_owned(),
-            why: format!(
+        (None, Some(token), Some(password)) => Err(ConfigError::conflict(
+            "gateway.auth.mode",
+            format!(
                 "it is not set, and both {} and {} are; set it to \"password\" or \"token\"",
                 token.setting, password.setting
             ),
-        }),
+        )),
         (None, None, None) => Err(ConfigError::NoSecret),
     }
 }

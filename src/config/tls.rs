@@ -30,14 +30,10 @@ pub(super) fn tls(reader: Reader<'_>, paths: &Paths) -> Result<Tls, ConfigError>
     let generate = reader.flag("gateway.tls.autoGenerate")?.unwrap_or(true);
     let files = (path("gateway.tls.certPath")?, path("gateway.tls.keyPath")?);
     let hsts = hsts(reader)?;
-    let conflict = |setting: &str, why: &str| ConfigError::Conflict {
-        setting: setting.to_owned(),
-        why: why.to_owned(),
-    };
     if !reader.flag("gateway.tls.enabled")?.unwrap_or(false) {
         return match hsts {
             // It would tell browsers about a listener that does not exist.
-            Some(_) => Err(conflict(
+            Some(_) => Err(ConfigError::conflict(
                 HSTS,
                 "it is sent over TLS only; set gateway.tls.enabled, or let the proxy that ends TLS send it",
             )),
@@ -48,19 +44,19 @@ pub(super) fn tls(reader: Reader<'_>, paths: &Paths) -> Result<Tls, ConfigError>
         (Some(certificate), Some(key)) => Source::Files { certificate, key },
         (None, None) if generate => Source::SelfSigned(paths.own.join(SELF_SIGNED_FILE)),
         (None, None) => {
-            return Err(conflict(
+            return Err(ConfigError::conflict(
                 "gateway.tls.autoGenerate",
                 "it is false; set gateway.tls.certPath and gateway.tls.keyPath",
             ));
         }
         (Some(_), None) => {
-            return Err(conflict(
+            return Err(ConfigError::conflict(
                 "gateway.tls.keyPath",
                 "it is not set and gateway.tls.certPath is",
             ));
         }
         (None, Some(_)) => {
-            return Err(conflict(
+            return Err(ConfigError::conflict(
                 "gateway.tls.certPath",
                 "it is not set and gateway.tls.keyPath is",
             ));
@@ -85,11 +81,8 @@ fn hsts(reader: Reader<'_>) -> Result<Option<String>, ConfigError> {
         age.is_some_and(|age| !age.is_empty() && age.bytes().all(|b| b.is_ascii_digit()))
     });
     if !has_age || text.bytes().any(|b| b != b' ' && !b.is_ascii_graphic()) {
-        return Err(ConfigError::BadValue {
-            setting: HSTS.to_owned(),
-            got: "not a value of that header".to_owned(),
-            want: "such as \"max-age=31536000; includeSubDomains\"".to_owned(),
-        });
+        let want = "such as \"max-age=31536000; includeSubDomains\"";
+        return Err(ConfigError::bad(HSTS, "not a value of that header", want));
     }
     Ok(Some(text.to_owned()))
 }

@@ -237,7 +237,7 @@ fn gateway_settings(
         exec_mode: settings.exec.mode,
         exec_timeout: settings.exec.timeout.unwrap_or(EXEC_TIMEOUT),
         exec_node: settings.exec.node.clone(),
-        turn_timeout: settings.agent.timeout.unwrap_or(TURN_TIMEOUT),
+        turn_timeout: settings.turn_timeout.unwrap_or(TURN_TIMEOUT),
     })
 }
 
