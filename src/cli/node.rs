@@ -9,7 +9,6 @@ use super::exit::{Exit, Failure};
 use super::node_service;
 use super::output;
 use super::session::{self, Context};
-use crate::base::Secret;
 use crate::client::call::shown;
 use crate::client::credentials::{self, Caller, Query, Target};
 use crate::client::{ConnectError, Endpoint, Identity, Sent, WsUrl};
@@ -97,32 +96,24 @@ fn url(context: &Context, args: &NodeRunArgs) -> Result<WsUrl, Failure> {
 /// The shared secret, looked up anew for each attempt, so that a rotated one is found.
 fn shared(context: &Context) -> Box<dyn Fn() -> Result<Sent, String> + Send + Sync> {
     let settings = context.settings.clone();
-    let explicit = |text: &Option<String>| {
-        text.as_deref()
-            .filter(|text| !text.trim().is_empty())
-            .map(|text| Secret::new(text.as_bytes()))
-    };
-    let token = explicit(&context.common.token);
-    let password = explicit(&context.common.password);
+    let token = session::explicit(context.common.token.as_ref());
+    let password = session::explicit(context.common.password.as_ref());
     let target = match context.common.url {
         Some(_) => Target::FlagUrl,
         None => Target::Configured,
     };
     Box::new(move || {
         let chosen = credentials::choose(&Query {
-            mode: session::mode(&settings),
+            mode: settings.gateway.mode,
             target,
             caller: Caller::NodeHost,
             explicit_token: token.as_ref(),
             explicit_password: password.as_ref(),
             places: &session::places(&settings),
         });
-        let chosen = chosen.map_err(|refused| refused.to_string())?;
-        Ok(Sent {
-            token: chosen.token,
-            password: chosen.password,
-            device_token: None,
-        })
+        chosen
+            .map(Sent::from)
+            .map_err(|refused| refused.to_string())
     })
 }
 

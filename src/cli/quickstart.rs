@@ -21,12 +21,12 @@ use crate::audit::Actor;
 use crate::auth::scope::{Role, Scope, ScopeSet};
 use crate::base::Secret;
 use crate::base::ids::uuid_v4;
-use crate::client::{Client, ConnectOptions, Endpoint, Events, Sent};
+use crate::client::{Client, ConnectOptions, Endpoint, Events};
 use crate::config::{Env, Paths};
 use crate::hub::NodeView;
 use crate::machine::{self, files};
 use crate::rpc::types::agent::AgentEvent;
-use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL};
+use crate::rpc::types::connect::{ClientId, ClientMode};
 
 const PROFILE: &str = "quickstart";
 const NODE_NAME: &str = "quickstart-node";
@@ -226,35 +226,12 @@ async fn online(gateway: &Gateway, child: &mut Child, log: &Path) -> Result<Node
 }
 
 async fn connect(gateway: &Gateway) -> Result<(Client, Events), Failure> {
-    let platform = machine::platform();
-    let options = ConnectOptions {
-        client: ClientInfo {
-            id: ClientId::Cli,
-            display_name: Some("quickstart".to_owned()),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            build_id: None,
-            platform: platform.os.to_owned(),
-            device_family: Some(platform.family.to_owned()),
-            model_identifier: None,
-            time_zone: None,
-            mode: ClientMode::Cli,
-            instance_id: None,
-        },
-        role: Role::Operator,
-        scopes: ScopeSet::all()
-            .to_wire()
-            .into_iter()
-            .map(str::to_owned)
-            .collect(),
-        caps: vec!["tool-events".to_owned()],
-        commands: None,
-        path_env: None,
-        protocol_min: PROTOCOL,
-        sent: Sent::default(),
-        identity: None,
-        break_glass: false,
-        timeout: HOP_TIMEOUT,
-    };
+    let (id, mode) = (ClientId::Cli, ClientMode::Cli);
+    let mut options = ConnectOptions::new(id, mode, Role::Operator, HOP_TIMEOUT);
+    options.client.display_name = Some("quickstart".to_owned());
+    let scopes = ScopeSet::all().to_wire().into_iter();
+    options.scopes = scopes.map(str::to_owned).collect();
+    options.caps = vec!["tool-events".to_owned()];
     let endpoint = Endpoint::Admin(PathBuf::clone(&gateway.admin_socket));
     Client::connect(&endpoint, &options)
         .await

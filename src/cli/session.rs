@@ -10,16 +10,12 @@ use super::args::Common;
 use super::exit::{Exit, Failure};
 use super::output;
 use crate::auth::scope::{Role, Scope};
-use crate::base::{Secret, ids};
+use crate::base::Secret;
 use crate::client::credentials::{self, Caller, Credentials, Place, Places, Query, Target};
-use crate::client::{
-    CallError, Client, ConnectError, ConnectOptions, DialError, Endpoint, Event, Events, Sent,
-    WsUrl, dial,
-};
+use crate::client::{CallError, Client, ConnectOptions, Endpoint, Event, Events, WsUrl, dial};
 use crate::config::{Bind, ConfigError, Env, GatewayMode, SecretInput, Settings};
-use crate::machine;
 use crate::net::{Fingerprint, tls};
-use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL, PROTOCOL_MIN_NODE};
+use crate::rpc::types::connect::{ClientId, ClientMode, PROTOCOL_MIN_NODE};
 
 const URL_ENV: &str = "OPENCLAW_GATEWAY_URL";
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
@@ -67,13 +63,6 @@ pub fn decode<T: DeserializeOwned>(payload: &RawValue) -> Result<T, Failure> {
     })
 }
 
-/// Where to connect, with what.
-pub struct Route {
-    /// Tried in order; only the first may be the admin socket.
-    pub endpoints: Vec<Endpoint>,
-    pub credentials: Credentials,
-}
-
 fn place(context: &Settings, setting: &str, input: &SecretInput) -> Place {
     match context.resolver.read(setting, input) {
         Ok(None) => Place::Unset,
@@ -101,31 +90,26 @@ pub fn places(settings: &Settings) -> Places {
     }
 }
 
-pub fn mode(settings: &Settings) -> credentials::Mode {
-    match settings.gateway.mode {
-        GatewayMode::Local => credentials::Mode::Local,
-        GatewayMode::Remote => credentials::Mode::Remote,
-    }
-}
-
 /// Whether plaintext may leave loopback.
 pub fn break_glass(env: &Env) -> bool {
     env.text(dial::BREAK_GLASS_ENV).as_deref().map(str::trim) == Some("1")
 }
 
+/// A credential from the command line; a blank one is none.
+pub fn explicit(flag: Option<&String>) -> Option<Secret> {
+    let text = flag.filter(|text| !text.trim().is_empty())?;
+    Some(Secret::new(text.as_bytes()))
+}
+
 /// Decides where to and with what, without connecting.
-pub fn route(context: &Context, caller: Caller) -> Result<Route, Failure> {
+fn route(context: &Context, caller: Caller) -> Result<(Endpoint, Credentials), Failure> {
     let Context { common, settings } = context;
-    let explicit = |text: &Option<String>| {
-        text.as_deref()
-            .filter(|text| !text.trim().is_empty())
-            .map(|text| Secret::new(text.as_bytes()))
-    };
-    let (token, password) = (explicit(&common.token), explicit(&common.password));
+    let token = explicit(common.token.as_ref());
+    let password = explicit(common.password.as_ref());
     let env_url = settings.env.text(URL_ENV);
-    let (target, endpoints) = match (&common.url, env_url) {
-        (Some(url), _) => (Target::FlagUrl, vec![Endpoint::Tcp(WsUrl::parse(url)?)]),
-        (None, Some(url)) => (Target::EnvUrl, vec![Endpoint::Tcp(WsUrl::parse(&url)?)]),
+    let (target, endpoint) = match (&common.url, env_url) {
+        (Some(url), _) => (Target::FlagUrl, Endpoint::Tcp(WsUrl::parse(url)?)),
+        (None, Some(url)) => (Target::EnvUrl, Endpoint::Tcp(WsUrl::parse(&url)?)),
         (None, None) => {
             // A pin asks for the network, too: on the admin socket there is nothing to pin.
             let explicit =
@@ -133,28 +117,21 @@ pub fn route(context: &Context, caller: Caller) -> Result<Route, Failure> {
             (Target::Configured, configured(settings, explicit)?)
         }
     };
-    let endpoints = endpoints
-        .into_iter()
-        .map(|endpoint| match endpoint {
-            Endpoint::Tcp(url) => pinned(context, url).map(Endpoint::Tcp),
-            admin @ Endpoint::Admin(_) => Ok(admin),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    // Through the admin socket our user id is the credential, so none is looked up, let alone sent.
-    if let [Endpoint::Admin(socket)] = endpoints.as_slice() {
-        if common.explain_auth {
-            let socket = socket.display();
-            output::note(&format!(
-                "{socket}: used, with this user's id; no secret is looked up"
-            ));
+    let endpoint = match endpoint {
+        Endpoint::Tcp(url) => Endpoint::Tcp(pinned(context, url)?),
+        // Through it our user id is the credential, so none is looked up, let alone sent.
+        Endpoint::Admin(socket) => {
+            if common.explain_auth {
+                let shown = socket.display();
+                output::note(&format!(
+                    "{shown}: used, with this user's id; no secret is looked up"
+                ));
+            }
+            return Ok((Endpoint::Admin(socket), Credentials::default()));
         }
-        return Ok(Route {
-            endpoints,
-            credentials: Credentials::default(),
-        });
-    }
+    };
     let credentials = credentials::choose(&Query {
-        mode: mode(settings),
+        mode: settings.gateway.mode,
         target,
         caller,
         explicit_token: token.as_ref(),
@@ -164,10 +141,7 @@ pub fn route(context: &Context, caller: Caller) -> Result<Route, Failure> {
     if common.explain_auth {
         explain(credentials.as_ref());
     }
-    Ok(Route {
-        endpoints,
-        credentials: credentials?,
-    })
+    Ok((endpoint, credentials?))
 }
 
 fn explain(chosen: Result<&Credentials, &credentials::Refused>) {
@@ -182,18 +156,18 @@ fn explain(chosen: Result<&Credentials, &credentials::Refused>) {
 }
 
 /// The config's Gateway (decision 7).
-fn configured(settings: &Settings, explicit: bool) -> Result<Vec<Endpoint>, Failure> {
+fn configured(settings: &Settings, explicit: bool) -> Result<Endpoint, Failure> {
     let remote = &settings.gateway.remote;
     if settings.gateway.mode == GatewayMode::Local {
         let socket = settings.paths.admin_socket();
         if !explicit && is_live_socket(&socket) {
-            return Ok(vec![Endpoint::Admin(socket)]);
+            return Ok(Endpoint::Admin(socket));
         }
         let port = settings.port(None)?;
         let host = loopback_or_bound(settings, "--url")?;
         let mut url = WsUrl::new(&host, port);
         url.tls = settings.gateway.tls.source.is_some();
-        return Ok(vec![Endpoint::Tcp(url)]);
+        return Ok(Endpoint::Tcp(url));
     }
     if remote.over_ssh {
         return Err(ConfigError::NotServed {
@@ -204,13 +178,10 @@ fn configured(settings: &Settings, explicit: bool) -> Result<Vec<Endpoint>, Fail
         .into());
     }
     let Some(url) = &remote.url else {
-        return Err(ConfigError::Conflict {
-            setting: "gateway.mode".to_owned(),
-            why: "it is \"remote\" and gateway.remote.url is not set".to_owned(),
-        }
-        .into());
+        let why = "it is \"remote\" and gateway.remote.url is not set";
+        return Err(ConfigError::conflict("gateway.mode", why).into());
     };
-    Ok(vec![Endpoint::Tcp(WsUrl::parse(url)?)])
+    Ok(Endpoint::Tcp(WsUrl::parse(url)?))
 }
 
 /// Where the Gateway of this config can be dialled. A bind that leaves loopback free leaves it to any program of this host,
@@ -218,13 +189,10 @@ fn configured(settings: &Settings, explicit: bool) -> Result<Vec<Endpoint>, Fail
 pub fn loopback_or_bound(settings: &Settings, flag: &str) -> Result<String, Failure> {
     let gateway = &settings.gateway;
     match (gateway.bind, gateway.custom_bind_host) {
-        (Bind::Tailnet, _) => Err(ConfigError::Conflict {
-            setting: "gateway.bind".to_owned(),
-            why: format!(
-                "\"tailnet\" does not listen on loopback; name the tailnet address with {flag}"
-            ),
+        (Bind::Tailnet, _) => {
+            let why = "\"tailnet\" does not listen on loopback; name the tailnet address with";
+            Err(ConfigError::conflict("gateway.bind", format!("{why} {flag}")).into())
         }
-        .into()),
         (Bind::Custom, Some(address)) if !address.is_loopback() => Ok(address.to_string()),
         _ => Ok("127.0.0.1".to_owned()),
     }
@@ -238,18 +206,12 @@ pub fn pinned(context: &Context, mut url: WsUrl) -> Result<WsUrl, Failure> {
     let gateway = &context.settings.gateway;
     let pin = |place: &str, text: &str| {
         if !url.tls {
-            return Err(Failure::from(ConfigError::Conflict {
-                setting: place.to_owned(),
-                why: "a pin has no meaning for a ws:// address; use wss://, or remove it"
-                    .to_owned(),
-            }));
+            let why = "a pin has no meaning for a ws:// address; use wss://, or remove it";
+            return Err(ConfigError::conflict(place, why));
         }
         Fingerprint::parse(text).map(Some).ok_or_else(|| {
-            Failure::from(ConfigError::BadValue {
-                setting: place.to_owned(),
-                got: "no fingerprint".to_owned(),
-                want: "64 hexadecimal digits, with or without colons".to_owned(),
-            })
+            let want = "64 hexadecimal digits, with or without colons";
+            ConfigError::bad(place, "no fingerprint", want)
         })
     };
     let remote = &gateway.remote;
@@ -263,11 +225,8 @@ pub fn pinned(context: &Context, mut url: WsUrl) -> Result<WsUrl, Failure> {
     if url.tls && remote.url.is_none() && context.common.tls_fingerprint.is_none() {
         // A pin for no origin would pin nothing, and look as if it did.
         if remote.tls_fingerprint.is_some() {
-            return Err(Failure::from(ConfigError::Conflict {
-                setting: SETTING.to_owned(),
-                why: "it belongs to gateway.remote.url, which is not set; set that, or give --tls-fingerprint"
-                    .to_owned(),
-            }));
+            let why = "it belongs to gateway.remote.url, which is not set; set that, or give --tls-fingerprint";
+            return Err(ConfigError::conflict(SETTING, why).into());
         }
     }
     url.pin = match (&context.common.tls_fingerprint, &remote.tls_fingerprint) {
@@ -309,27 +268,28 @@ impl Session {
         scopes: &[Scope],
         caps: &[&str],
     ) -> Result<Self, Failure> {
-        let route = route(context, caller)?;
-        let mut options = options(context, caller, scopes, route.credentials);
-        options.caps = caps.iter().map(|&cap| cap.to_owned()).collect();
-        let mut last = None;
-        for endpoint in route.endpoints {
-            match Client::connect(&endpoint, &options).await {
-                Ok((client, events)) => {
-                    return Ok(Self {
-                        client,
-                        endpoint,
-                        events,
-                        timeout: context.timeout(),
-                    });
-                }
-                Err(ConnectError::Dial(error @ DialError::Connect { .. })) => {
-                    last = Some(Failure::from(error));
-                }
-                Err(error) => return Err(error.into()),
-            }
+        let (endpoint, credentials) = route(context, caller)?;
+        let mut options = ConnectOptions::new(
+            ClientId::Cli,
+            ClientMode::Cli,
+            Role::Operator,
+            context.timeout(),
+        );
+        if caller == Caller::Probe {
+            options.client.mode = ClientMode::Probe;
+            options.protocol_min = PROTOCOL_MIN_NODE;
         }
-        Err(last.unwrap_or_else(|| Failure::new(Exit::Software, "no address to try")))
+        options.scopes = scopes.iter().map(|it| it.as_str().to_owned()).collect();
+        options.caps = caps.iter().map(|&cap| cap.to_owned()).collect();
+        options.sent = credentials.into();
+        options.break_glass = break_glass(&context.settings.env);
+        let (client, events) = Client::connect(&endpoint, &options).await?;
+        Ok(Self {
+            client,
+            endpoint,
+            events,
+            timeout: context.timeout(),
+        })
     }
 
     pub async fn call(
@@ -354,55 +314,6 @@ impl Session {
         drop(client);
         let goodbye = async { while events.next().await.is_ok() {} };
         let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
-    }
-}
-
-fn options(
-    context: &Context,
-    caller: Caller,
-    scopes: &[Scope],
-    credentials: Credentials,
-) -> ConnectOptions {
-    let platform = machine::platform();
-    let is_probe = caller == Caller::Probe;
-    ConnectOptions {
-        client: ClientInfo {
-            id: ClientId::Cli,
-            display_name: None,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            build_id: None,
-            platform: platform.os.to_owned(),
-            device_family: Some(platform.family.to_owned()),
-            model_identifier: None,
-            time_zone: None,
-            mode: if is_probe {
-                ClientMode::Probe
-            } else {
-                ClientMode::Cli
-            },
-            instance_id: Some(ids::uuid_v4(machine::random())),
-        },
-        role: Role::Operator,
-        scopes: scopes
-            .iter()
-            .map(|scope| scope.as_str().to_owned())
-            .collect(),
-        caps: Vec::new(),
-        commands: None,
-        path_env: None,
-        protocol_min: if is_probe {
-            PROTOCOL_MIN_NODE
-        } else {
-            PROTOCOL
-        },
-        sent: Sent {
-            token: credentials.token,
-            password: credentials.password,
-            device_token: None,
-        },
-        identity: None,
-        break_glass: break_glass(&context.settings.env),
-        timeout: context.timeout(),
     }
 }
 
@@ -450,8 +361,8 @@ mod tests {
                 .contains("name the tailnet address with --url")
         );
         // What is dialled is what is routed to, and refused before anything is sent.
-        let endpoints = configured(&context(bound, None).settings, true).unwrap();
-        assert!(matches!(&endpoints[..], [Endpoint::Tcp(url)] if url.host == "192.168.7.5"));
+        let endpoint = configured(&context(bound, None).settings, true).unwrap();
+        assert!(matches!(endpoint, Endpoint::Tcp(url) if url.host == "192.168.7.5"));
         let tailnet = context("{gateway: {bind: 'tailnet'}}", None);
         assert!(configured(&tailnet.settings, true).is_err());
     }

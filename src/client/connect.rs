@@ -7,14 +7,16 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::credentials::Credentials;
 use super::dial::{self, DialError, Endpoint, Stream};
 use super::identity::Identity;
 use crate::auth::device::Signed;
 use crate::auth::scope::Role;
-use crate::base::{Secret, limits};
+use crate::base::{Secret, ids::uuid_v4, limits};
+use crate::machine;
 use crate::net::{WsIo, WsIoError};
 use crate::rpc::types::connect::{
-    Challenge, ClientInfo, ConnectAuth, ConnectParams, DeviceProof, PROTOCOL,
+    Challenge, ClientId, ClientInfo, ClientMode, ConnectAuth, ConnectParams, DeviceProof, PROTOCOL,
 };
 use crate::rpc::{self, ErrorShape, Frame};
 use crate::ws;
@@ -33,6 +35,16 @@ pub struct Sent {
     pub token: Option<Secret>,
     pub password: Option<Secret>,
     pub device_token: Option<Secret>,
+}
+
+impl From<Credentials> for Sent {
+    fn from(chosen: Credentials) -> Self {
+        Self {
+            token: chosen.token,
+            password: chosen.password,
+            device_token: None,
+        }
+    }
 }
 
 impl Sent {
@@ -66,6 +78,37 @@ pub struct ConnectOptions {
     pub break_glass: bool,
     /// For the whole way from the address to `hello-ok`.
     pub timeout: Duration,
+}
+
+impl ConnectOptions {
+    /// This program as a client of this kind, which asks for nothing and carries no credential.
+    pub fn new(id: ClientId, mode: ClientMode, role: Role, timeout: Duration) -> Self {
+        let platform = machine::platform();
+        Self {
+            client: ClientInfo {
+                id,
+                display_name: None,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                build_id: None,
+                platform: platform.os.to_owned(),
+                device_family: Some(platform.family.to_owned()),
+                model_identifier: None,
+                time_zone: None,
+                mode,
+                instance_id: Some(uuid_v4(machine::random())),
+            },
+            role,
+            scopes: Vec::new(),
+            caps: Vec::new(),
+            commands: None,
+            path_env: None,
+            protocol_min: PROTOCOL,
+            sent: Sent::default(),
+            identity: None,
+            break_glass: false,
+            timeout,
+        }
+    }
 }
 
 /// What of `hello-ok` a client acts on. The rest is not read, so a server may be newer than we are.

@@ -23,14 +23,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::retry::{self, Next, Used};
 use crate::auth::scope::Role;
-use crate::base::ids;
 use crate::base::limits::INVOKE_TIMEOUT_MS_MAX;
 use crate::client::{
     CallError, Client, ConnectError, ConnectOptions, Ended, Endpoint, Event, Events, Identity, Sent,
 };
 use crate::machine;
 use crate::nodes::HostFacts;
-use crate::rpc::types::connect::{ClientId, ClientInfo, ClientMode, PROTOCOL};
+use crate::rpc::types::connect::{ClientId, ClientMode};
 use crate::rpc::types::node::{
     NodeError, NodeInvokeCancelEvent, NodeInvokeProgressParams, NodeInvokeRequestEvent,
     NodeInvokeResultAck, NodeInvokeResultParams,
@@ -248,31 +247,20 @@ impl NodeHost {
     }
 
     fn connect_options(&self, sent: Sent) -> ConnectOptions {
-        let platform = machine::platform();
-        ConnectOptions {
-            client: ClientInfo {
-                id: ClientId::NodeHost,
-                display_name: Some(self.settings.display_name.clone()),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                build_id: None,
-                platform: platform.os.to_owned(),
-                device_family: Some(platform.family.to_owned()),
-                model_identifier: None,
-                time_zone: None,
-                mode: ClientMode::Node,
-                instance_id: Some(ids::uuid_v4(machine::random())),
-            },
-            role: Role::Node,
-            scopes: Vec::new(),
-            caps: CAPS.map(str::to_owned).to_vec(),
-            commands: Some(self.commands.names()),
-            path_env: std::env::var("PATH").ok(),
-            protocol_min: PROTOCOL,
-            sent,
-            identity: Some(Arc::clone(&self.settings.identity)),
-            break_glass: self.settings.break_glass,
-            timeout: CONNECT_TIMEOUT,
-        }
+        let mut options = ConnectOptions::new(
+            ClientId::NodeHost,
+            ClientMode::Node,
+            Role::Node,
+            CONNECT_TIMEOUT,
+        );
+        options.client.display_name = Some(self.settings.display_name.clone());
+        options.caps = CAPS.map(str::to_owned).to_vec();
+        options.commands = Some(self.commands.names());
+        options.path_env = std::env::var("PATH").ok();
+        options.sent = sent;
+        options.identity = Some(Arc::clone(&self.settings.identity));
+        options.break_glass = self.settings.break_glass;
+        options
     }
 
     fn next_backoff(&mut self) -> Duration {
