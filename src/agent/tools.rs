@@ -100,28 +100,15 @@ pub enum CallOrigin {
 /// The turn that a tool call belongs to, for the audit log and the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CallContext {
-    pub agent_id: &'static str,
     pub session_key: SessionKey,
     pub run_id: String,
     pub tool_call_id: String,
     pub origin: CallOrigin,
 }
 
-/// What to run: a text for the node's shell, or an argument list.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ExecCommand {
-    Shell(String),
-    Argv(Vec<String>),
-}
-
-impl ExecCommand {
-    /// The argument list that the node is sent. A text goes through a login shell, as with the official exec tool.
-    pub fn argv(&self) -> Vec<String> {
-        match self {
-            Self::Shell(text) => vec!["/bin/sh".to_owned(), "-lc".to_owned(), text.clone()],
-            Self::Argv(argv) => argv.clone(),
-        }
-    }
+/// The argument list that a node is sent for a text: it goes through a login shell, as with the official exec tool.
+pub fn shell_argv(text: &str) -> Vec<String> {
+    ["/bin/sh", "-lc", text].map(str::to_owned).to_vec()
 }
 
 /// One command for one node.
@@ -130,7 +117,8 @@ pub struct ExecCall {
     pub context: CallContext,
     /// The node's full id, already resolved; `None` only when the implementation is to choose.
     pub node: Option<String>,
-    pub command: ExecCommand,
+    /// A text for the node's shell.
+    pub command: String,
     pub cwd: Option<String>,
     /// How long the command may run on the node.
     pub timeout: Duration,
@@ -293,13 +281,10 @@ mod tests {
 
     #[test]
     fn a_text_goes_through_a_login_shell_as_recorded() {
-        let command = ExecCommand::Shell("echo from-node; uname -s".to_owned());
         assert_eq!(
-            command.argv(),
+            shell_argv("echo from-node; uname -s"),
             ["/bin/sh", "-lc", "echo from-node; uname -s"]
         );
-        let argv = ExecCommand::Argv(vec!["uname".to_owned()]);
-        assert_eq!(argv.argv(), ["uname"]);
     }
 
     #[test]

@@ -21,10 +21,9 @@ use super::event::{AbortReason, ErrorKind, Event, EventKind, RunFacts};
 use super::providers::{Provider, Say, Step, StepInput, ToolRequest, TurnItem};
 use super::render;
 use super::run::Parts;
-use super::session_key::AGENT_ID;
 use super::tools::{
-    self, CallContext, CallOrigin, ExecCall, ExecCommand, ExecOutcome, Node, Requester,
-    ToolRefusal, Updates, WhichCall, WhichOutcome,
+    self, CallContext, CallOrigin, ExecCall, ExecOutcome, Node, Requester, ToolRefusal, Updates,
+    WhichCall, WhichOutcome,
 };
 use super::transcript::{Body, Entry, Stored};
 
@@ -344,7 +343,7 @@ impl Turn {
         let exec = ExecCall {
             context: self.context(call),
             node: Some(self.resolve(arguments.node.as_deref()).await?),
-            command: ExecCommand::Shell(arguments.command),
+            command: arguments.command,
             cwd: arguments.cwd,
             timeout: arguments
                 .timeout_ms
@@ -413,7 +412,6 @@ impl Turn {
 
     fn context(&self, call: &ToolRequest) -> CallContext {
         CallContext {
-            agent_id: AGENT_ID,
             session_key: self.task.facts.session_key.clone(),
             run_id: self.task.facts.run_id.clone(),
             tool_call_id: call.id.clone(),

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::base::ids::hex_lower;
 use crate::exec::argv_text;
+use crate::nodes::Dispatched;
 
 /// The longest text of a peer that a record keeps, in bytes before escaping.
 pub const PEER_TEXT_BYTES_MAX: usize = 1024;
@@ -78,10 +79,7 @@ pub enum Actor {
         address: String,
     },
     /// A process of our own user on the admin socket.
-    Admin {
-        uid: u32,
-        pid: Option<i32>,
-    },
+    Admin { uid: u32, pid: Option<i32> },
     Node {
         device: PeerText,
         conn: String,
@@ -94,23 +92,8 @@ pub enum Actor {
         run: String,
         by: PeerText,
     },
-    Channel {
-        channel: String,
-        sender: PeerText,
-    },
     /// The Gateway itself: a timer, its start, a rule of the config (named).
-    System {
-        rule: &'static str,
-    },
-}
-
-/// Whether a command reached its node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dispatched {
-    No,
-    Yes,
-    Unknown,
+    System { rule: &'static str },
 }
 
 /// Where in pairing a request stands: the device itself, or the commands that a node may serve.
@@ -138,7 +121,6 @@ pub enum Event {
         version: String,
         pid: u32,
         listeners: Vec<String>,
-        config_sha256: Option<Digest>,
     },
     #[serde(rename = "gateway.stopped")]
     Stopped { reason: PeerText },
@@ -151,15 +133,6 @@ pub enum Event {
         scopes: Vec<String>,
         path: String,
     },
-    /// A caller was refused. Outsiders cause these, so the caller samples them and says how many it left out.
-    #[serde(rename = "session.refused")]
-    Refused {
-        code: &'static str,
-        address: String,
-        device: Option<PeerText>,
-        left_out: u64,
-    },
-
     #[serde(rename = "pairing.requested")]
     PairingRequested {
         request: String,
@@ -286,7 +259,6 @@ pub enum Event {
     #[serde(rename = "policy.changed")]
     PolicyChanged {
         policy: String,
-        before_sha256: Option<Digest>,
         after_sha256: Digest,
         summary: PeerText,
         by: Actor,

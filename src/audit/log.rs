@@ -52,21 +52,7 @@ pub enum Durability {
 
 /// Proof that something was recorded. Only the log makes one, and an effect takes it.
 #[derive(Debug)]
-pub struct Receipt {
-    link: Link,
-}
-
-impl Receipt {
-    /// The record's number.
-    pub fn seq(&self) -> u64 {
-        self.link.seq
-    }
-
-    /// The record's hash in hexadecimal.
-    pub fn hash(&self) -> String {
-        hex_lower(&self.link.hash)
-    }
-}
+pub struct Receipt(());
 
 /// Why something could not be recorded.
 #[derive(Debug)]
@@ -230,17 +216,6 @@ impl AuditLog {
             self.shared.wake.notify_one();
         }
         Ok(receipt)
-    }
-
-    /// The number of the last record.
-    pub fn last_seq(&self) -> u64 {
-        self.shared.lock().link.seq
-    }
-
-    /// Whether everything recorded has reached the disk or is on its way. When false, the last sync failed and the
-    /// next `append` will try to make up for it.
-    pub fn is_healthy(&self) -> bool {
-        !self.shared.lock().sync_failed
     }
 }
 
@@ -507,7 +482,7 @@ impl Writer {
             (line, link) = chain::line(self.link, now_ms(), event).map_err(AuditError::Encode)?;
         }
         self.write_line(&line, link)?;
-        Ok(Receipt { link })
+        Ok(Receipt(()))
     }
 
     fn write_line(&mut self, line: &[u8], link: Link) -> Result<(), AuditError> {

@@ -12,6 +12,6 @@ pub mod log;
 pub mod verify;
 
 pub use chain::Record;
-pub use event::{Actor, Digest, Dispatched, Event, PeerText, Stage, TokenChange};
+pub use event::{Actor, Digest, Event, PeerText, Stage, TokenChange};
 pub use log::{AuditError, AuditLog, Durability, Receipt, Settings};
 pub use verify::{Broken, Reader, Verified, verify};

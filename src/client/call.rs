@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::connect::{self, ConnectError, ConnectOptions, Hello};
 use super::dial::{Endpoint, Stream};
 use crate::base::limits;
-use crate::net::{WsIo, WsIoError};
+use crate::net::WsIo;
 use crate::rpc::{self, ErrorShape, Frame};
 use crate::ws;
 
@@ -294,11 +294,6 @@ impl Client {
             .await
             .unwrap_or(Err(CallError::Timeout { after: timeout }))
     }
-
-    /// Whether the connection is over.
-    pub fn is_over(&self) -> bool {
-        self.outgoing.is_closed()
-    }
 }
 
 struct Task {
@@ -337,7 +332,7 @@ impl Task {
                             return self.close_if_ours(ended).await;
                         }
                     }
-                    Err(error) => return Ended::Lost(describe(&error)),
+                    Err(error) => return Ended::Lost(error.to_string()),
                 },
                 request = self.requests.recv() => match request {
                     Some(request) => self.send(request),
@@ -461,8 +456,4 @@ fn answer(response: &rpc::Response<'_>) -> Result<Box<RawValue>, CallError> {
         .clone()
         .unwrap_or_else(|| ErrorShape::unavailable("refused without a reason"));
     Err(CallError::Refused(Box::new(error)))
-}
-
-fn describe(error: &WsIoError) -> String {
-    error.to_string()
 }

@@ -1,13 +1,12 @@
 //! An argument vector as one line of text that hides nothing and loses nothing (invariants X2 and X5).
 //!
-//! `render` and `parse` are inverse to each other: two argument vectors never have the same text, and a text
-//! that is not exactly what `render` would write does not parse. The text is for people and for comparing;
-//! it is never given to a shell.
+//! Two argument vectors never have the same text: what `render` writes can be read back, and nothing else can. The text is
+//! for people and for comparing; it is never given to a shell.
 //!
 //! Every character that a reader could not see, or could take for an ASCII one (Cyrillic and Greek letters,
 //! full-width forms, fillers, direction marks), is written `\u{…}`.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 /// Renders an argument vector: arguments parted by one space, each bare if that is unambiguous, else in double quotes.
 pub fn render(argv: &[String]) -> String {
@@ -42,90 +41,6 @@ pub fn visible(text: &str) -> String {
         }
     }
     shown
-}
-
-/// Reads what `render` wrote, and nothing else.
-pub fn parse(text: &str) -> Result<Vec<String>, ParseError> {
-    let mut argv = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        if !argv.is_empty() {
-            rest = rest.strip_prefix(' ').ok_or(ParseError::Separator)?;
-        }
-        let (argument, after) = if let Some(quoted) = rest.strip_prefix('"') {
-            parse_quoted(quoted)?
-        } else {
-            let (bare, after) = rest.split_at(rest.find(' ').unwrap_or(rest.len()));
-            (bare.to_owned(), after)
-        };
-        argv.push(argument);
-        rest = after;
-    }
-    if render(&argv) == text {
-        Ok(argv)
-    } else {
-        Err(ParseError::NotCanonical)
-    }
-}
-
-/// Why a text is not the rendering of an argument vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParseError {
-    /// Something other than one space follows an argument.
-    Separator,
-    /// A quote is not closed.
-    Unclosed,
-    /// A backslash is followed by something that `render` never writes.
-    Escape,
-    /// The text means an argument vector, but `render` writes that one differently.
-    NotCanonical,
-}
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Separator => "arguments are not parted by one space",
-            Self::Unclosed => "a quote is not closed",
-            Self::Escape => "unknown escape",
-            Self::NotCanonical => "not in the form in which commands are shown",
-        })
-    }
-}
-
-impl std::error::Error for ParseError {}
-
-/// Reads up to the closing quote; gives the argument and what follows the quote.
-fn parse_quoted(quoted: &str) -> Result<(String, &str), ParseError> {
-    let mut argument = String::new();
-    let mut chars = quoted.chars();
-    loop {
-        match chars.next().ok_or(ParseError::Unclosed)? {
-            '"' => return Ok((argument, chars.as_str())),
-            '\\' => {
-                let c = match chars.next().ok_or(ParseError::Unclosed)? {
-                    'n' => '\n',
-                    'r' => '\r',
-                    't' => '\t',
-                    c @ ('"' | '\\') => c,
-                    'u' => {
-                        let (hex, after) = chars
-                            .as_str()
-                            .strip_prefix('{')
-                            .and_then(|rest| rest.split_once('}'))
-                            .ok_or(ParseError::Escape)?;
-                        chars = after.chars();
-                        u32::from_str_radix(hex, 16)
-                            .ok()
-                            .and_then(char::from_u32)
-                            .ok_or(ParseError::Escape)?
-                    }
-                    _ => return Err(ParseError::Escape),
-                };
-                argument.push(c);
-            }
-            c => argument.push(c),
-        }
-    }
 }
 
 /// Whether an argument can stand without quotes. Nothing that a shell or a reader could take for syntax is bare.
@@ -170,6 +85,77 @@ fn is_plainly_visible(c: char) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Why a text is not the rendering of an argument vector.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum ParseError {
+        /// Something other than one space follows an argument.
+        Separator,
+        /// A quote is not closed.
+        Unclosed,
+        /// A backslash is followed by something that `render` never writes.
+        Escape,
+        /// The text means an argument vector, but `render` writes that one differently.
+        NotCanonical,
+    }
+
+    /// Reads what `render` wrote, and nothing else.
+    fn parse(text: &str) -> Result<Vec<String>, ParseError> {
+        let mut argv = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            if !argv.is_empty() {
+                rest = rest.strip_prefix(' ').ok_or(ParseError::Separator)?;
+            }
+            let (argument, after) = if let Some(quoted) = rest.strip_prefix('"') {
+                parse_quoted(quoted)?
+            } else {
+                let (bare, after) = rest.split_at(rest.find(' ').unwrap_or(rest.len()));
+                (bare.to_owned(), after)
+            };
+            argv.push(argument);
+            rest = after;
+        }
+        if render(&argv) == text {
+            Ok(argv)
+        } else {
+            Err(ParseError::NotCanonical)
+        }
+    }
+
+    /// Reads up to the closing quote; gives the argument and what follows the quote.
+    fn parse_quoted(quoted: &str) -> Result<(String, &str), ParseError> {
+        let mut argument = String::new();
+        let mut chars = quoted.chars();
+        loop {
+            match chars.next().ok_or(ParseError::Unclosed)? {
+                '"' => return Ok((argument, chars.as_str())),
+                '\\' => {
+                    let c = match chars.next().ok_or(ParseError::Unclosed)? {
+                        'n' => '\n',
+                        'r' => '\r',
+                        't' => '\t',
+                        c @ ('"' | '\\') => c,
+                        'u' => {
+                            let (hex, after) = chars
+                                .as_str()
+                                .strip_prefix('{')
+                                .and_then(|rest| rest.split_once('}'))
+                                .ok_or(ParseError::Escape)?;
+                            chars = after.chars();
+                            u32::from_str_radix(hex, 16)
+                                .ok()
+                                .and_then(char::from_u32)
+                                .ok_or(ParseError::Escape)?
+                        }
+                        _ => return Err(ParseError::Escape),
+                    };
+                    argument.push(c);
+                }
+                c => argument.push(c),
+            }
+        }
+    }
 
     fn argv(arguments: &[&str]) -> Vec<String> {
         arguments.iter().map(|&a| a.to_owned()).collect()

@@ -44,17 +44,6 @@ impl Mode {
         Self::Full,
     ];
 
-    /// Reads the reference's word. Its `auto`, where a model judges, is `ask` here (decision 25).
-    pub fn parse(word: &str) -> Result<Self, UnknownWord> {
-        match word {
-            "deny" => Ok(Self::Deny),
-            "allowlist" => Ok(Self::Allowlist),
-            "ask" | "auto" => Ok(Self::Ask),
-            "full" => Ok(Self::Full),
-            _ => Err(unknown("mode", word)),
-        }
-    }
-
     /// Reads the older settings. An absent one takes the stricter of the possible meanings.
     ///
     /// `askFallback` is checked but has no say: when nobody can answer, a command is denied.
@@ -135,18 +124,17 @@ mod tests {
     #[test]
     fn words_are_exact() {
         for mode in ALL {
-            if mode != Mode::AskAlways {
-                assert_eq!(Mode::parse(mode.as_str()), Ok(mode));
-            }
             let (security, ask) = mode.legacy();
             assert_eq!(
                 Mode::from_legacy(Some(security), Some(ask), Some("deny")),
                 Ok(mode)
             );
         }
-        assert_eq!(Mode::parse("auto"), Ok(Mode::Ask));
         for wrong in ["", "Full", "full ", "allow", "off"] {
-            assert!(Mode::parse(wrong).is_err(), "{wrong:?}");
+            assert!(
+                Mode::from_legacy(Some(wrong), None, None).is_err(),
+                "{wrong:?}"
+            );
         }
     }
 

@@ -601,7 +601,7 @@ fn paired_device(inner: &Inner, device: &Device) -> PairedDevice {
                 created_at_ms: token.created_at_ms,
                 rotated_at_ms: token.rotated_at_ms,
                 revoked_at_ms: token.revoked_at_ms,
-                last_used_at_ms: token.last_used_at_ms,
+                last_used_at_ms: None,
             })
             .collect(),
     }

@@ -426,7 +426,6 @@ impl Hub {
             self.decide_any(&self.lock(), node, command)?;
             self.record_approval(&audit::Event::PolicyChanged {
                 policy: "exec-approvals".to_owned(),
-                before_sha256: None,
                 after_sha256,
                 summary: format!("of node {}", node.as_str()).as_str().into(),
                 by: caller.actor.clone(),

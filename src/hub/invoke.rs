@@ -593,15 +593,10 @@ impl Hub {
     ) {
         let ms = |part: Duration| u64::try_from(part.as_millis()).unwrap_or(u64::MAX);
         let refused = result.as_ref().err();
-        let dispatched = match refused.map_or(Dispatched::Yes, Refused::dispatched) {
-            Dispatched::No => audit::Dispatched::No,
-            Dispatched::Yes => audit::Dispatched::Yes,
-            Dispatched::Unknown => audit::Dispatched::Unknown,
-        };
         let event = audit::Event::DispatchResult {
             invoke: id.to_owned(),
             node: node.as_str().into(),
-            dispatched,
+            dispatched: refused.map_or(Dispatched::Yes, Refused::dispatched),
             ok: refused.is_none(),
             category: refused.map(|refused| refused.category().as_str()),
             queue_ms: ms(timing.queue),

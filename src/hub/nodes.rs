@@ -8,7 +8,7 @@ use crate::audit;
 use crate::auth::scope::Role;
 use crate::base::DeviceId;
 use crate::machine;
-use crate::nodes::{ApprovalState, Refused, is_reserved};
+use crate::nodes::{Refused, is_reserved};
 use crate::pairing::{
     Device, Refused as NotApproved, Surface, SurfaceFacts, SurfaceRequest, required_scopes,
 };
@@ -165,7 +165,6 @@ impl Hub {
         let (node, changes) = inner.pairing.remove_surface(&caller.approver(), node)?;
         let event = audit::Event::PolicyChanged {
             policy: format!("node surface {node}"),
-            before_sha256: None,
             after_sha256: audit::Digest::of(b"[]"),
             summary: "removed".into(),
             by: caller.actor.clone(),
@@ -251,10 +250,10 @@ impl Hub {
             declared && policy.check(&device.platform, command).is_ok()
         });
         let state = match (surface, request) {
-            (Some(_), None) => ApprovalState::Approved,
-            (Some(_), Some(_)) => ApprovalState::PendingReapproval,
-            (None, Some(_)) => ApprovalState::PendingApproval,
-            (None, None) => ApprovalState::Unapproved,
+            (Some(_), None) => NodeApprovalState::Approved,
+            (Some(_), Some(_)) => NodeApprovalState::PendingReapproval,
+            (None, Some(_)) => NodeApprovalState::PendingApproval,
+            (None, None) => NodeApprovalState::Unapproved,
         };
         NodeEntry {
             node_id: id.as_str().to_owned(),
@@ -271,12 +270,7 @@ impl Hub {
             node_plugin_tools: session.map(|_| Vec::new()),
             path_env: session.and_then(|session| session.path_env.clone()),
             host_stats: record.and_then(|record| record.stats.clone()),
-            approval_state: Some(match state {
-                ApprovalState::Approved => NodeApprovalState::Approved,
-                ApprovalState::PendingApproval => NodeApprovalState::PendingApproval,
-                ApprovalState::PendingReapproval => NodeApprovalState::PendingReapproval,
-                ApprovalState::Unapproved => NodeApprovalState::Unapproved,
-            }),
+            approval_state: Some(state),
             pending_request_id: request.map(|request| request.request_id.clone()),
             pending_declared_caps: request.map(|request| request.facts.caps.clone()),
             pending_declared_commands: request.map(|request| request.facts.commands.clone()),

@@ -364,7 +364,7 @@ impl Hub {
             path: facts.path,
         };
         self.file_surface(inner, &declared, now_ms)?;
-        let attached = inner.registry.attach(NodeSession {
+        let replaced = inner.registry.attach(NodeSession {
             conn: caller.conn.clone(),
             facts: declared,
             path_env: facts.node.path_env,
@@ -373,7 +373,7 @@ impl Hub {
             epoch: 0,
         });
         let mut unanswered = Vec::new();
-        if let Some(older) = attached.replaced {
+        if let Some(older) = replaced {
             // Now, and not when that session's task gets to it: nothing that it says counts any more.
             unanswered = inner.invokes.disconnected(&older);
             if let Some(outbox) = inner.connections.outbox(&older) {

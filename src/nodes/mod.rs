@@ -14,8 +14,8 @@ mod registry;
 pub use explain::{CommandReport, Explanation, Finding, NodeReport, Report, Verdict, layers};
 pub use invoke::{Ended, Invokes, Keyed, Pending, Progressed, Settled};
 pub use policy::{
-    ApprovalState, CommandPolicy, DeniedBy, ExecGrounds, Layer, PathOf, Surface, check_path,
-    decide, decide_any, exec_gate, is_browser, is_reserved, judge, platform_defaults,
+    CommandPolicy, DeniedBy, ExecGrounds, Layer, PathOf, Surface, check_path, decide, decide_any,
+    exec_gate, is_browser, is_reserved, judge, platform_defaults,
 };
 pub use refused::{Category, Dispatched, Refused};
-pub use registry::{Attached, HostFacts, LastClose, NodeRecord, NodeSession, Registry};
+pub use registry::{HostFacts, LastClose, NodeRecord, NodeSession, Registry};

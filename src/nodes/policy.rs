@@ -133,16 +133,6 @@ fn names(list: &[String], command: &str) -> bool {
     list.iter().any(|entry| entry == command)
 }
 
-names! {
-    /// What an operator approved for a node, as `node.list` names it.
-    pub enum ApprovalState {
-        Approved = "approved",
-        PendingApproval = "pending-approval",
-        PendingReapproval = "pending-reapproval",
-        Unapproved = "unapproved",
-    }
-}
-
 /// A node's commands as its records hold them.
 #[derive(Clone, Copy, Debug)]
 pub struct Surface<'a> {

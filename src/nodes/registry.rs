@@ -53,13 +53,6 @@ impl NodeSession {
     }
 }
 
-/// What attaching a session did.
-#[derive(PartialEq, Eq, Debug)]
-pub struct Attached {
-    /// The older session of the same device, which must now be closed.
-    pub replaced: Option<ConnId>,
-}
-
 /// How a node's session ended.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -125,7 +118,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    pub fn attach(&mut self, mut session: NodeSession) -> Attached {
+    /// Gives the older session of the same device, which must now be closed.
+    pub fn attach(&mut self, mut session: NodeSession) -> Option<ConnId> {
         self.epoch += 1;
         session.epoch = self.epoch;
         let record = self.records.entry(session.facts.node.clone()).or_default();
@@ -143,7 +137,7 @@ impl Registry {
                 at_ms: now_ms,
             });
         }
-        Attached { replaced }
+        replaced
     }
 
     /// Ends the session that `conn` carries. A close from an older connection changes nothing.
@@ -282,9 +276,9 @@ mod tests {
         let node = DeviceId::from_digest([1; 32]);
         let (first, second) = (ConnId::from_random([1; 16]), ConnId::from_random([2; 16]));
         let mut registry = Registry::default();
-        assert_eq!(registry.attach(session(&node, &first)).replaced, None);
+        assert_eq!(registry.attach(session(&node, &first)), None);
         assert_eq!(
-            registry.attach(session(&node, &second)).replaced,
+            registry.attach(session(&node, &second)),
             Some(first.clone())
         );
         assert!(registry.detach(&node, &first, "late", 7).is_none());

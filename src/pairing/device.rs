@@ -277,7 +277,6 @@ impl Pairing {
             created_at_ms: old.created_at_ms,
             rotated_at_ms: Some(now_ms),
             revoked_at_ms: None,
-            last_used_at_ms: None,
         };
         put_token(&mut device, token.clone());
         Ok((token, device.id.clone(), vec![Change::Device(device)]))
@@ -342,7 +341,6 @@ impl Pairing {
                 created_at_ms: now_ms,
                 rotated_at_ms: None,
                 revoked_at_ms: None,
-                last_used_at_ms: None,
             },
         );
         Some(vec![Change::Device(device)])

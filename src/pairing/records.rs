@@ -18,7 +18,6 @@ pub struct Token {
     pub created_at_ms: u64,
     pub rotated_at_ms: Option<u64>,
     pub revoked_at_ms: Option<u64>,
-    pub last_used_at_ms: Option<u64>,
 }
 
 /// A paired device.

@@ -89,32 +89,6 @@ impl Store {
         })
     }
 
-    /// The last `limit` messages of a session that are older than the message `before`, in order.
-    pub fn messages(
-        &self,
-        session_key: &str,
-        before: Option<i64>,
-        limit: usize,
-    ) -> Result<Vec<ChatMessage>, StoreError> {
-        let limit = i64::try_from(limit.min(MESSAGES_PER_SESSION_MAX)).unwrap_or(i64::MAX);
-        let mut messages: Vec<ChatMessage> = self.read(|connection| {
-            connection
-                .prepare(
-                    "SELECT id, run_id, role, content, ts_ms, idempotency_key FROM chat_messages
-                     WHERE session_key = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3",
-                )?
-                .query_map(
-                    params![session_key, before.unwrap_or(i64::MAX), limit],
-                    read_message,
-                )?
-                .collect()
-        })?;
-        messages.reverse();
-        Ok(messages)
-    }
-}
-
-impl Store {
     /// The newest `limit` messages of a session, having skipped `offset` newer ones, in order; and how many it has.
     pub fn message_page(
         &self,
@@ -241,14 +215,6 @@ impl Records<'_> {
             self.cut_messages(&message.session_key)?;
         }
         Ok(Appended::New(id))
-    }
-
-    /// Removes a session with its messages.
-    pub fn delete_session(&self, key: &str) -> Result<(), StoreError> {
-        self.connection
-            .prepare("DELETE FROM chat_sessions WHERE key = ?")?
-            .execute([key])?;
-        Ok(())
     }
 
     fn cut_messages(&self, session_key: &str) -> Result<(), StoreError> {

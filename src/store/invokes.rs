@@ -77,10 +77,10 @@ pub enum Begun {
     Known(Box<InvokeRecord>),
 }
 
-const COLUMNS: &str = "caller, node, key, invoke_id, command, params_sha256, created_at_ms, \
+pub(super) const COLUMNS: &str = "caller, node, key, invoke_id, command, params_sha256, created_at_ms, \
                        finished_at_ms, outcome, outcome_bytes";
 
-fn read(row: &Row<'_>) -> rusqlite::Result<InvokeRecord> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<InvokeRecord> {
     let finished_at_ms: Option<i64> = row.get(7)?;
     let outcome: Option<String> = row.get(8)?;
     let bytes = usize::try_from(row.get::<_, i64>(9)?).unwrap_or(usize::MAX);
@@ -102,22 +102,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<InvokeRecord> {
 }
 
 impl Store {
-    pub fn invoke(
-        &self,
-        caller: &str,
-        node: &str,
-        key: &str,
-    ) -> Result<Option<InvokeRecord>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM invokes WHERE caller = ? AND node = ? AND key = ?"
-                ))?
-                .query_row([caller, node, key], read)
-                .optional()
-        })
-    }
-
     /// When the newest was begun, where there is one: there the records' clock goes on.
     pub fn newest_invoke_ms(&self) -> Result<Option<u64>, StoreError> {
         self.read(|connection| {
@@ -237,11 +221,6 @@ impl Records<'_> {
         Ok(())
     }
 
-    /// Brings the table within its bounds; done by itself as it grows.
-    pub fn cut_invokes(&self, now_ms: u64) -> Result<(), StoreError> {
-        self.cut(now_ms, ROWS_MAX, OUTCOMES_BYTES_MAX)
-    }
-
     fn grow(&self, rows: usize, bytes: usize, now_ms: u64) -> Result<(), StoreError> {
         let mut growth = self.invoke_growth.get();
         growth.rows = growth.rows.saturating_add(rows);
@@ -250,9 +229,10 @@ impl Records<'_> {
         if growth.rows < SLACK_ROWS && growth.bytes < SLACK_BYTES {
             return Ok(());
         }
-        self.cut_invokes(now_ms)
+        self.cut(now_ms, ROWS_MAX, OUTCOMES_BYTES_MAX)
     }
 
+    /// Brings the table within its bounds.
     pub(super) fn cut(
         &self,
         now_ms: u64,

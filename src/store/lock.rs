@@ -10,7 +10,7 @@ use rustix::fs::FlockOperation;
 use super::StoreError;
 use crate::machine::files::{self, FileError};
 
-/// The name of the lock file. It stays when the process ends; the lock does not.
+/// The name of the store's own lock file. It stays when the process ends; the lock does not.
 pub const FILE_NAME: &str = "state.lock";
 
 /// The right to a state directory, held until it is dropped or the process ends.
@@ -20,11 +20,6 @@ pub struct StateLock {
 }
 
 impl StateLock {
-    /// Takes the lock of a private directory, or says which process holds it.
-    pub fn acquire(dir: &Path) -> Result<Self, StoreError> {
-        Self::take(dir, FILE_NAME)
-    }
-
     /// Which process holds a lock of this name, if any. Takes nothing, and writes nothing.
     pub fn holder(dir: &Path, name: &str) -> Result<Option<i32>, StoreError> {
         let Some(file) = files::open(&dir.join(name))? else {
@@ -36,7 +31,7 @@ impl StateLock {
         }
     }
 
-    /// The same for a lock of another name.
+    /// Takes a lock of a private directory, or says which process holds it.
     pub fn take(dir: &Path, name: &str) -> Result<Self, StoreError> {
         let path = dir.join(name);
         let file = files::open_or_create(&path)?;

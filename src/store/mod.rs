@@ -73,7 +73,7 @@ impl Store {
     /// Opens the state of a directory, making both if need be, and brings an older file up to date.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         files::ensure_dir(dir)?;
-        let lock = StateLock::acquire(dir)?;
+        let lock = StateLock::take(dir, lock::FILE_NAME)?;
         let path = dir.join(FILE_NAME);
         // SQLite would make the file with the process's umask, and would follow a link.
         drop(files::open_or_create(&path)?);
@@ -127,21 +127,6 @@ impl Store {
             path,
             detail: "there is no write-ahead log".to_owned(),
         })
-    }
-
-    /// Reads the whole file for damage; for `doctor`, since it takes time in proportion to the file.
-    pub fn check(&self) -> Result<(), StoreError> {
-        let detail: String = self.read(|connection| {
-            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        })?;
-        if detail == "ok" {
-            Ok(())
-        } else {
-            Err(StoreError::Corrupt {
-                path: self.path.clone(),
-                detail,
-            })
-        }
     }
 
     fn transaction<T>(

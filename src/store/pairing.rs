@@ -1,4 +1,4 @@
-//! Records that are kept as JSON documents: devices, node surfaces, what waits for an operator, approvals.
+//! Records that are kept as JSON documents: devices, node surfaces, what waits for an operator.
 
 use rusqlite::params;
 use serde::Serialize;
@@ -17,8 +17,6 @@ names! {
         TurnedAway = "turned-away",
         Surface = "surface",
         SurfaceRequest = "surface-request",
-        Approval = "approval",
-        ExecPolicy = "exec-policy",
     }
 }
 

@@ -373,7 +373,6 @@ fn record_start(audit: &AuditLog, listeners: &[String]) -> Result<(), StartError
         version: control::VERSION.to_owned(),
         pid: std::process::id(),
         listeners: listeners.to_vec(),
-        config_sha256: None,
     };
     audit
         .append(&event, Durability::Synced)

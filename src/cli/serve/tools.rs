@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::agent::AGENT_ID;
 use crate::agent::tools::{
     CallOrigin, ExecCall, ExecOutcome, Node, Requester, ToolFuture, ToolRefusal, Tools, Updates,
-    WhichCall, WhichOutcome,
+    WhichCall, WhichOutcome, shell_argv,
 };
 use crate::audit::Actor;
 use crate::auth::scope::Scope;
@@ -86,10 +87,10 @@ impl Tools for HubTools {
                 .0
                 .exec(ExecRequest {
                     node: node.clone(),
-                    argv: call.command.argv(),
+                    argv: shell_argv(&call.command),
                     cwd: call.cwd,
                     timeout: call.timeout,
-                    agent_id: call.context.agent_id.to_owned(),
+                    agent_id: AGENT_ID.to_owned(),
                     session_key: call.context.session_key.as_str().to_owned(),
                     typed: call.context.origin == CallOrigin::Typed,
                     actor: turn(
@@ -174,7 +175,7 @@ fn caller(requester: &Requester) -> Result<&Caller, ToolRefusal> {
 
 fn turn(caller: &Caller, run_id: &str, session_key: &str) -> Actor {
     Actor::Agent {
-        agent: crate::agent::AGENT_ID.into(),
+        agent: AGENT_ID.into(),
         session: session_key.into(),
         run: run_id.to_owned(),
         by: caller.key().into(),
