@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::event::Event;
-use crate::base::ids::hex_lower;
+use crate::base::ids::{hex_decode, hex_lower};
 
 /// The longest line, line feed included. `PeerText` and the few lists keep records well below it.
 pub const LINE_BYTES_MAX: usize = 256 * 1024;
@@ -142,20 +142,7 @@ pub fn claimed(line: &[u8]) -> Option<Link> {
 }
 
 pub(super) fn hash_from_hex(hex: &str) -> Option<[u8; 32]> {
-    let hex = hex.as_bytes();
-    if hex.len() != 64 {
-        return None;
-    }
-    let mut hash = [0; 32];
-    for (byte, pair) in hash.iter_mut().zip(hex.chunks_exact(2)) {
-        let digit = |c: u8| match c {
-            b'0'..=b'9' => Some(c - b'0'),
-            b'a'..=b'f' => Some(c - b'a' + 10),
-            _ => None,
-        };
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(hash)
+    hex_decode(hex)?.try_into().ok()
 }
 
 fn hash(previous: &[u8; 32], body: &[u8]) -> [u8; 32] {

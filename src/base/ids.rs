@@ -2,9 +2,20 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A device's id: the lower-case hexadecimal SHA-256 of its raw Ed25519 public key (64 characters).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct DeviceId(String);
+
+impl TryFrom<String> for DeviceId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("not a device id")
+    }
+}
 
 impl DeviceId {
     /// Accepts exactly 64 lower-case hexadecimal digits.

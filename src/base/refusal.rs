@@ -15,8 +15,10 @@ pub trait Refusal {
         None
     }
 
-    /// The status that answers the same refusal over HTTP.
-    fn http_status(&self) -> u16;
+    /// The status that answers the same refusal over HTTP, where a request can meet it.
+    fn http_status(&self) -> u16 {
+        403
+    }
 
     /// A stable, lower-case name for logs, metrics and the audit log.
     fn log_field(&self) -> &'static str;

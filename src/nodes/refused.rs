@@ -331,29 +331,6 @@ impl Refusal for Refused {
         }
     }
 
-    fn http_status(&self) -> u16 {
-        match self {
-            Self::UnknownNode => 404,
-            Self::DuplicateKey => 409,
-            Self::BadParams | Self::BadEnv { .. } => 400,
-            Self::OversizedRequest { .. } => 413,
-            Self::NotConnected
-            | Self::Disconnected { .. }
-            | Self::PairingChanged
-            | Self::NodeBehind
-            | Self::CallerBehind
-            | Self::Busy { .. } => 503,
-            Self::AuditUnavailable => 503,
-            Self::TimedOut { .. } => 504,
-            Self::Cancelled { .. }
-            | Self::Interrupted
-            | Self::OutcomeNotKept { .. }
-            | Self::Node { .. }
-            | Self::OversizedResult { .. } => 502,
-            _ => 403,
-        }
-    }
-
     fn log_field(&self) -> &'static str {
         match self {
             Self::UnknownNode => "unknown_node",

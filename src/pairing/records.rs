@@ -11,9 +11,9 @@ use crate::base::DeviceId;
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Token {
     pub role: Role,
-    #[serde(with = "wire::scopes")]
+    #[serde(with = "scopes")]
     pub scopes: ScopeSet,
-    #[serde(with = "wire::digest")]
+    #[serde(with = "digest")]
     pub digest: TokenDigest,
     pub created_at_ms: u64,
     pub rotated_at_ms: Option<u64>,
@@ -23,7 +23,6 @@ pub struct Token {
 /// A paired device.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Device {
-    #[serde(with = "wire::device_id")]
     pub id: DeviceId,
     pub public_key: String,
     pub display_name: Option<String>,
@@ -39,7 +38,7 @@ pub struct Device {
     pub client_mode: String,
     pub roles: Vec<Role>,
     /// What an operator granted; the most that any connection of this device can hold.
-    #[serde(with = "wire::scopes")]
+    #[serde(with = "scopes")]
     pub scopes: ScopeSet,
     pub tokens: Vec<Token>,
     pub approved_via: ApprovedVia,
@@ -67,7 +66,6 @@ impl Device {
 /// A device that an operator removed or rejected. Only an operator lets it in again.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct TurnedAway {
-    #[serde(with = "wire::device_id")]
     pub device: DeviceId,
     pub at_ms: u64,
 }
@@ -75,7 +73,7 @@ pub struct TurnedAway {
 /// What a connecting device said of itself, already verified to hold its key, and what it asks for.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct DeviceFacts {
-    #[serde(rename = "device_id", with = "wire::device_id")]
+    #[serde(rename = "device_id")]
     pub id: DeviceId,
     pub public_key: String,
     pub display_name: Option<String>,
@@ -86,7 +84,7 @@ pub struct DeviceFacts {
     pub client_id: String,
     pub client_mode: String,
     pub role: Role,
-    #[serde(with = "wire::scopes")]
+    #[serde(with = "scopes")]
     pub scopes: ScopeSet,
     pub remote_ip: Option<String>,
     /// The transport path that it came over.
@@ -109,7 +107,6 @@ pub struct DeviceRequest {
 /// What a node says of itself and that it offers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SurfaceFacts {
-    #[serde(with = "wire::device_id")]
     pub node: DeviceId,
     pub display_name: Option<String>,
     pub platform: String,
@@ -153,74 +150,41 @@ pub struct SurfaceRequest {
 }
 
 /// The wire's words for values whose types know no serialisation.
-mod wire {
-    pub(super) mod scopes {
-        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+mod scopes {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-        use crate::auth::scope::{Scope, ScopeSet};
+    use crate::auth::scope::{Scope, ScopeSet};
 
-        #[expect(
-            clippy::trivially_copy_pass_by_ref,
-            reason = "serde hands out references"
-        )]
-        pub(in super::super) fn serialize<S: Serializer>(
-            scopes: &ScopeSet,
-            serializer: S,
-        ) -> Result<S::Ok, S::Error> {
-            serializer.collect_seq(scopes.to_wire())
-        }
-
-        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-            deserializer: D,
-        ) -> Result<ScopeSet, D::Error> {
-            Vec::<String>::deserialize(deserializer)?
-                .iter()
-                .map(|name| Scope::from_wire(name).ok_or_else(|| D::Error::custom("unknown scope")))
-                .collect()
-        }
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde hands out references"
+    )]
+    pub(super) fn serialize<S: Serializer>(scopes: &ScopeSet, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(scopes.to_wire())
     }
 
-    pub(super) mod device_id {
-        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ScopeSet, D::Error> {
+        Vec::<String>::deserialize(from)?
+            .iter()
+            .map(|name| Scope::from_wire(name).ok_or_else(|| D::Error::custom("unknown scope")))
+            .collect()
+    }
+}
 
-        use crate::base::DeviceId;
+mod digest {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-        pub(in super::super) fn serialize<S: Serializer>(
-            id: &DeviceId,
-            serializer: S,
-        ) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(id.as_str())
-        }
+    use crate::auth::secret_eq::TokenDigest;
+    use crate::base::ids::{hex_decode, hex_lower};
 
-        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-            deserializer: D,
-        ) -> Result<DeviceId, D::Error> {
-            let text = String::deserialize(deserializer)?;
-            DeviceId::parse(&text).ok_or_else(|| D::Error::custom("not a device id"))
-        }
+    pub(super) fn serialize<S: Serializer>(it: &TokenDigest, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&hex_lower(it.as_bytes()))
     }
 
-    pub(super) mod digest {
-        use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-        use crate::auth::secret_eq::TokenDigest;
-        use crate::base::ids::{hex_decode, hex_lower};
-
-        pub(in super::super) fn serialize<S: Serializer>(
-            digest: &TokenDigest,
-            serializer: S,
-        ) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(&hex_lower(digest.as_bytes()))
-        }
-
-        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-            deserializer: D,
-        ) -> Result<TokenDigest, D::Error> {
-            let text = String::deserialize(deserializer)?;
-            hex_decode(&text)
-                .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
-                .map(TokenDigest::from_bytes)
-                .ok_or_else(|| D::Error::custom("not a SHA-256"))
-        }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<TokenDigest, D::Error> {
+        hex_decode(&String::deserialize(from)?)
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+            .map(TokenDigest::from_bytes)
+            .ok_or_else(|| D::Error::custom("not a SHA-256"))
     }
 }

@@ -52,20 +52,6 @@ impl Refusal for Refused {
         }
     }
 
-    fn http_status(&self) -> u16 {
-        match self {
-            Self::UnknownRequest | Self::UnknownDevice | Self::UnknownNode => 404,
-            Self::ApproverLacks { .. }
-            | Self::SurfaceApproverLacks { .. }
-            | Self::RotationDenied
-            | Self::RevocationDenied
-            | Self::NotPermitted { .. }
-            | Self::TurnedAway => 403,
-            Self::NotDeclared { .. } | Self::NothingNamed | Self::NameTooLong { .. } => 400,
-            Self::TooManyDevices { .. } => 503,
-        }
-    }
-
     fn log_field(&self) -> &'static str {
         match self {
             Self::UnknownRequest => "unknown_request",
