@@ -24,6 +24,10 @@ impl PeerText {
         Self(shown)
     }
 
+    pub fn all(texts: &[String]) -> Vec<Self> {
+        texts.iter().map(|text| Self::new(text)).collect()
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -46,15 +50,11 @@ impl Digest {
         copy.copy_from_slice(digest.as_ref());
         Self(copy)
     }
-
-    pub fn hex(&self) -> String {
-        hex_lower(&self.0)
-    }
 }
 
 impl Serialize for Digest {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.hex())
+        serializer.serialize_str(&hex_lower(&self.0))
     }
 }
 
@@ -139,7 +139,7 @@ pub enum Event {
         stage: Stage,
         device: PeerText,
         role: String,
-        scopes: Vec<PeerText>,
+        scopes: Vec<String>,
         commands: Vec<PeerText>,
         address: String,
     },
@@ -148,7 +148,7 @@ pub enum Event {
         request: String,
         stage: Stage,
         device: PeerText,
-        scopes: Vec<PeerText>,
+        scopes: Vec<String>,
         commands: Vec<PeerText>,
         by: Actor,
     },

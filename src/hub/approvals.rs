@@ -150,7 +150,7 @@ impl Hub {
         let audience = Audience::Operators(Scope::Approvals);
         let event = "exec.approval.requested";
         let shown = self.listed(&inner.pairing, &approval);
-        inner.connections.broadcast(audience, event, &shown, None);
+        inner.tell(audience, event, &shown);
         inner.approvals.open(approval.clone(), now_ms);
         Ok(approval)
     }
@@ -360,7 +360,7 @@ impl Hub {
         });
         let audience = Audience::Operators(Scope::Approvals);
         let name = "exec.approval.resolved";
-        inner.connections.broadcast(audience, name, &event, None);
+        inner.tell(audience, name, &event);
         self.approvals_changed.send_replace(());
     }
 

@@ -147,22 +147,15 @@ impl Hub {
                 stage: audit::Stage::Device,
                 device: request.facts.id.as_str().into(),
                 role: request.facts.role.as_str().to_owned(),
-                scopes: request
-                    .facts
-                    .scopes
-                    .to_wire()
-                    .into_iter()
-                    .map(Into::into)
-                    .collect(),
+                scopes: names(request.facts.scopes),
                 commands: Vec::new(),
                 address: request.facts.remote_ip.clone().unwrap_or_default(),
             };
             self.commit(&mut inner, &event, filed.changes)?;
-            inner.connections.broadcast(
+            inner.tell(
                 Audience::PairingOf(&request.facts.id),
                 "device.pair.requested",
                 &pending_device(&request),
-                None,
             );
         } else if !filed.changes.is_empty() {
             let event = audit::Event::PairingExpired {
@@ -188,12 +181,7 @@ impl Hub {
             request: String::new(),
             stage: audit::Stage::Device,
             device: device.id.as_str().into(),
-            scopes: device
-                .scopes
-                .to_wire()
-                .into_iter()
-                .map(Into::into)
-                .collect(),
+            scopes: names(device.scopes),
             commands: Vec::new(),
             by: Actor::System { rule },
         };
@@ -254,20 +242,13 @@ impl Hub {
         request_id: &str,
     ) -> Result<PairedDevice, Denied> {
         let mut inner = self.lock();
-        let (device, changes) =
-            inner
-                .pairing
-                .approve(&caller.approver(), request_id, machine::now_ms())?;
+        let (approver, now_ms) = (caller.approver(), machine::now_ms());
+        let (device, changes) = inner.pairing.approve(&approver, request_id, now_ms)?;
         let event = audit::Event::PairingApproved {
             request: request_id.to_owned(),
             stage: audit::Stage::Device,
             device: device.id.as_str().into(),
-            scopes: device
-                .scopes
-                .to_wire()
-                .into_iter()
-                .map(Into::into)
-                .collect(),
+            scopes: names(device.scopes),
             commands: Vec::new(),
             by: caller.actor.clone(),
         };
@@ -278,10 +259,8 @@ impl Hub {
 
     pub fn reject_device(&self, caller: &Caller, request_id: &str) -> Result<DeviceId, Denied> {
         let mut inner = self.lock();
-        let (device, changes) =
-            inner
-                .pairing
-                .reject(&caller.approver(), request_id, machine::now_ms())?;
+        let (approver, now_ms) = (caller.approver(), machine::now_ms());
+        let (device, changes) = inner.pairing.reject(&approver, request_id, now_ms)?;
         let event = audit::Event::PairingRejected {
             request: request_id.to_owned(),
             stage: audit::Stage::Device,
@@ -296,9 +275,8 @@ impl Hub {
     /// Unpairs a device and closes its sockets.
     pub fn remove_device(&self, caller: &Caller, id: &str) -> Result<DeviceId, Denied> {
         let mut inner = self.lock();
-        let (device, changes) = inner
-            .pairing
-            .remove(&caller.approver(), id, machine::now_ms())?;
+        let (approver, now_ms) = (caller.approver(), machine::now_ms());
+        let (device, changes) = inner.pairing.remove(&approver, id, now_ms)?;
         let event = audit::Event::DeviceRemoved {
             device: device.as_str().into(),
             by: caller.actor.clone(),
@@ -319,11 +297,10 @@ impl Hub {
         };
         self.commit(&mut inner, &event, changes)?;
         let nothing = serde_json::Map::new();
-        inner.connections.broadcast(
+        inner.tell(
             Audience::Operators(Scope::Pairing),
             "device.pair.changed",
             &nothing,
-            None,
         );
         Ok(device)
     }
@@ -477,12 +454,7 @@ impl Hub {
             decision: decision.into(),
             ts: machine::now_ms(),
         };
-        inner.connections.broadcast(
-            Audience::PairingOf(device),
-            "device.pair.resolved",
-            &event,
-            None,
-        );
+        inner.tell(Audience::PairingOf(device), "device.pair.resolved", &event);
     }
 }
 
@@ -493,7 +465,7 @@ fn new_token() -> (Secret, TokenDigest) {
     (Secret::new(token), digest)
 }
 
-fn names(scopes: ScopeSet) -> Vec<String> {
+pub(super) fn names(scopes: ScopeSet) -> Vec<String> {
     scopes.to_wire().into_iter().map(str::to_owned).collect()
 }
 

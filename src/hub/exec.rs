@@ -215,21 +215,18 @@ impl Hub {
             timeout_ms: Some(timeout_ms),
             ..RunParams::of(&prepared, &no_overrides, &run_id, decision)
         };
+        let params = to_json(&params)?;
+        let plain = self.plain(&request.node, "system.run", params, &request.caller);
         let invoked = self
             .invoke(Invoke {
-                node: request.node.clone(),
-                command: "system.run".to_owned(),
-                params_json: Some(to_json(&params)?),
                 timeout_ms: timeout_ms.saturating_add(RUN_GRACE_MS),
                 idempotency_key: run_id.clone(),
                 command_text: Some(shown_text(plan)),
                 approval: decision.map(|_| run_id),
-                redeems: None,
                 grounds,
-                caller: request.caller,
                 actor: request.actor,
-                is_replay: false,
                 listener: request.listener,
+                ..plain
             })
             .await;
         let output = read::<RunOutput>(&invoked.result?)?;

@@ -126,6 +126,12 @@ struct Inner {
     approvals: Approvals,
 }
 
+impl Inner {
+    fn tell(&mut self, audience: Audience<'_>, event: &str, payload: &impl serde::Serialize) {
+        self.connections.broadcast(audience, event, payload, None);
+    }
+}
+
 /// The one place that holds what changes.
 pub struct Hub {
     inner: Mutex<Inner>,
@@ -270,16 +276,12 @@ impl Hub {
         let event = TickEvent {
             ts: machine::now_ms(),
         };
-        self.lock()
-            .connections
-            .broadcast(Audience::Everyone, "tick", &event, None);
+        self.lock().tell(Audience::Everyone, "tick", &event);
     }
 
     /// Sends an event to whom it concerns.
     pub fn broadcast(&self, audience: Audience, event: &str, payload: &impl serde::Serialize) {
-        self.lock()
-            .connections
-            .broadcast(audience, event, payload, None);
+        self.lock().tell(audience, event, payload);
     }
 
     /// Tells every session to end because the Gateway does.
@@ -289,9 +291,7 @@ impl Hub {
             reason: reason.into(),
             restart_expected_ms: None,
         };
-        inner
-            .connections
-            .broadcast(Audience::Everyone, "shutdown", &event, None);
+        inner.tell(Audience::Everyone, "shutdown", &event);
         for (_, connection) in inner.connections.iter() {
             connection.outbox.close(1012, "service restart");
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::devices::{of_device, of_surface, shown_path};
 use super::{Audience, Caller, Denied, Hub, Inner};
-use crate::audit;
+use crate::audit::{self, PeerText};
 use crate::auth::scope::Role;
 use crate::base::DeviceId;
 use crate::machine;
@@ -126,12 +126,7 @@ impl Hub {
             stage: audit::Stage::Surface,
             device: surface.facts.node.as_str().into(),
             scopes: Vec::new(),
-            commands: surface
-                .facts
-                .commands
-                .iter()
-                .map(|name| name.as_str().into())
-                .collect(),
+            commands: PeerText::all(&surface.facts.commands),
             by: caller.actor.clone(),
         };
         self.commit(&mut inner, &event, changes)?;
@@ -229,12 +224,7 @@ impl Hub {
         {
             outbox.send(encode::event("node.pair.resolved", &event, None, None));
         }
-        inner.connections.broadcast(
-            Audience::PairingOf(node),
-            "node.pair.resolved",
-            &event,
-            None,
-        );
+        inner.tell(Audience::PairingOf(node), "node.pair.resolved", &event);
     }
 
     fn node_entry(&self, inner: &Inner, device: &Device) -> NodeEntry {

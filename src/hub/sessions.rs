@@ -1,8 +1,9 @@
 //! Sessions come and go.
 
+use super::devices::names;
 use super::invoke::Waiter;
 use super::{Hub, Outbox, Standing, connections::Audience};
-use crate::audit::{self, Actor, Durability};
+use crate::audit::{self, Actor, Durability, PeerText};
 use crate::auth::Admitted;
 use crate::auth::admission::AuthMethod;
 use crate::auth::scope::{Role, Scope, ScopeSet};
@@ -146,12 +147,7 @@ impl Hub {
         let event = audit::Event::Admitted {
             actor,
             role: caller.role.as_str().to_owned(),
-            scopes: caller
-                .scopes
-                .to_wire()
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
+            scopes: names(caller.scopes),
             path: facts.path.clone(),
         };
         self.audit
@@ -278,20 +274,13 @@ impl Hub {
                 device: node.as_str().into(),
                 role: Role::Node.as_str().to_owned(),
                 scopes: Vec::new(),
-                commands: request
-                    .facts
-                    .commands
-                    .iter()
-                    .map(|name| name.as_str().into())
-                    .collect(),
+                commands: PeerText::all(&request.facts.commands),
                 address: declared.remote_ip.clone().unwrap_or_default(),
             };
             self.commit(inner, &event, changes)?;
             let audience = Audience::PairingOf(node);
             let pending = super::nodes::pending_node(inner, request, Some(declared));
-            inner
-                .connections
-                .broadcast(audience, "node.pair.requested", &pending, None);
+            inner.tell(audience, "node.pair.requested", &pending);
         } else if let Some(request) = waiting.filter(|_| !changes.is_empty()) {
             // What it asked for was approved before, or is not permitted any more.
             let event = audit::Event::PairingExpired {
