@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::session_key::SessionKey;
+use super::transcript::{ToolCall, ToolResult};
 use crate::base::names::names;
 
 /// What does not change while a run lasts.
@@ -46,24 +45,14 @@ pub enum EventKind {
         delta: String,
         text: String,
     },
-    ToolStarted {
-        tool_call_id: String,
-        name: String,
-        arguments: Value,
-    },
+    ToolStarted(ToolCall),
     /// `output` is what the command printed so far, its end if that is long.
     ToolOutput {
         tool_call_id: String,
         name: String,
         output: String,
     },
-    ToolFinished {
-        tool_call_id: String,
-        name: String,
-        text: String,
-        is_error: bool,
-        details: Value,
-    },
+    ToolFinished(ToolResult),
     Final {
         text: String,
         started_at_ms: u64,
@@ -111,12 +100,4 @@ names! {
 }
 
 /// Where events go. Called in order from the run's own task; must not block.
-pub trait EventSink: Send + Sync {
-    fn event(&self, event: Event);
-}
-
-impl<F: Fn(Event) + Send + Sync> EventSink for F {
-    fn event(&self, event: Event) {
-        self(event);
-    }
-}
+pub type EventSink = dyn Fn(Event) + Send + Sync;

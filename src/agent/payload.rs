@@ -17,7 +17,7 @@ use crate::rpc::types::chat::{
 use super::command;
 use super::run::{Accepted, Agent, InFlight, RunState};
 use super::session_key::{AGENT_ID, MAIN_KEY, SessionKey};
-use super::transcript::{Body, Session, Stored, TranscriptError};
+use super::transcript::{Body, Session, Stored, ToolResult, TranscriptError};
 use super::turn::{Outcome, Status};
 
 /// Entries that a history answer holds when the client names no number.
@@ -94,9 +94,9 @@ fn entry_bytes(body: &Body) -> usize {
         + match body {
             Body::User { text, .. }
             | Body::Assistant { text, .. }
-            | Body::ToolResult { text, .. }
+            | Body::ToolResult(ToolResult { text, .. })
             | Body::Note { text } => text.len(),
-            Body::ToolCall { arguments, .. } => arguments.to_string().len(),
+            Body::ToolCall(call) => call.arguments.to_string().len(),
         }
 }
 
@@ -336,35 +336,25 @@ pub fn message(stored: &Stored) -> HistoryMessage {
             stop_reason: Some(stop_reason.clone().into()),
             ..HistoryMessage::default()
         },
-        Body::ToolCall {
-            tool_call_id,
-            name,
-            arguments,
-        } => HistoryMessage {
+        Body::ToolCall(call) => HistoryMessage {
             role: Some("assistant".into()),
             content: Some(Content::Parts(vec![Part {
                 r#type: "toolCall".into(),
-                id: Some(tool_call_id.clone()),
-                name: Some(name.clone()),
-                arguments: Some(arguments.clone()),
+                id: Some(call.tool_call_id.clone()),
+                name: Some(call.name.clone()),
+                arguments: Some(call.arguments.clone()),
                 text: None,
             }])),
             stop_reason: Some("toolUse".into()),
             ..HistoryMessage::default()
         },
-        Body::ToolResult {
-            tool_call_id,
-            name,
-            text,
-            is_error,
-            details,
-        } => HistoryMessage {
+        Body::ToolResult(result) => HistoryMessage {
             role: Some("toolResult".into()),
-            content: Some(Content::Parts(vec![Part::text(text.clone())])),
-            tool_call_id: Some(tool_call_id.clone()),
-            tool_name: Some(name.clone()),
-            is_error: Some(*is_error),
-            details: Some(details.clone()),
+            content: Some(Content::Parts(vec![Part::text(result.text.clone())])),
+            tool_call_id: Some(result.tool_call_id.clone()),
+            tool_name: Some(result.name.clone()),
+            is_error: Some(result.is_error),
+            details: Some(result.details.clone()),
             ..HistoryMessage::default()
         },
         Body::Note { text } => HistoryMessage {

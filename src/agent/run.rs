@@ -24,7 +24,7 @@ use super::turn::{Outcome, Status, Task, Turn};
 pub struct Settings {
     pub tools: Arc<dyn Tools>,
     pub transcript: Arc<dyn Transcript>,
-    pub sink: Arc<dyn EventSink>,
+    pub sink: Arc<EventSink>,
     /// The model that answers what is no command; none yet.
     pub model: Option<Arc<dyn Provider>>,
     /// The longest that one turn may take.
@@ -134,7 +134,7 @@ pub struct Agent(Arc<Inner>);
 pub(super) struct Parts {
     pub(super) tools: Arc<dyn Tools>,
     pub(super) transcript: Arc<dyn Transcript>,
-    pub(super) sink: Arc<dyn EventSink>,
+    pub(super) sink: Arc<EventSink>,
     pub(super) builtin: Arc<dyn Provider>,
     pub(super) model: Option<Arc<dyn Provider>>,
     pub(super) turn_timeout: Duration,
@@ -488,7 +488,7 @@ fn broken(parts: &Parts, facts: &Arc<RunFacts>, started_at_ms: u64) -> Outcome {
     tracing::error!(run = %facts.run_id, "turn panicked");
     let message = "the turn failed inside the Gateway; its log says where".to_owned();
     let ended_at_ms = (parts.now_ms)();
-    parts.sink.event(Event {
+    (parts.sink)(Event {
         run: Arc::clone(facts),
         // The turn's own count is lost with it; a terminal event is taken whatever its number.
         seq: u64::from(u32::MAX),

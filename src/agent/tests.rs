@@ -10,14 +10,16 @@ use serde_json::json;
 use super::event::{AbortReason, ErrorKind};
 use super::payload::{self, HistoryQuery};
 use super::providers::{
-    NO_MODEL, Provider, ProviderError, ProviderFuture, Say, Step, StepInput, ToolRequest, TurnItem,
+    NO_MODEL, Provider, ProviderError, ProviderFuture, Say, Step, StepInput, TurnItem,
 };
 use super::stand_in::MemoryTranscript;
 use super::tools::{
     CallOrigin, ExecCall, ExecOutcome, Node, ToolFuture, ToolRefusal, Updates, WhichCall,
     WhichOutcome,
 };
-use super::transcript::{Body, Entry, Page, Session, Stored, TranscriptError};
+use super::transcript::{
+    Body, Entry, Page, Session, Stored, ToolCall, ToolResult, TranscriptError,
+};
 use super::*;
 use crate::base::limits;
 use crate::nodes::{Category, Dispatched};
@@ -248,9 +250,9 @@ fn name(kind: &EventKind) -> &'static str {
         EventKind::Started => "started",
         EventKind::Model { .. } => "model",
         EventKind::TextDelta { .. } => "delta",
-        EventKind::ToolStarted { .. } => "tool",
+        EventKind::ToolStarted(_) => "tool",
         EventKind::ToolOutput { .. } => "output",
-        EventKind::ToolFinished { .. } => "result",
+        EventKind::ToolFinished(_) => "result",
         EventKind::Final { .. } => "final",
         EventKind::Error { .. } => "error",
         EventKind::Aborted { .. } => "aborted",
@@ -283,14 +285,13 @@ async fn a_run_goes_from_message_to_output() {
     assert_eq!(call.node, Some("a".repeat(64)));
     assert_eq!(call.context.origin, CallOrigin::Typed);
     assert_eq!(call.context.run_id, "r1");
-    assert_eq!(call.context.tool_call_id, "r1:1");
     assert_eq!(call.timeout, Duration::from_secs(300));
 
     let transcript = house.transcript();
     assert!(matches!(&transcript[0], Body::User { text, .. } if text == "/run uname -a"));
-    assert!(matches!(&transcript[1], Body::ToolCall { name, .. } if name == "exec"));
+    assert!(matches!(&transcript[1], Body::ToolCall(call) if call.name == "exec"));
     assert!(
-        matches!(&transcript[2], Body::ToolResult { is_error: false, details, .. } if details["exitCode"] == 0)
+        matches!(&transcript[2], Body::ToolResult(result) if !result.is_error && result.details["exitCode"] == 0)
     );
     assert!(matches!(&transcript[3], Body::Assistant { text, .. } if *text == outcome.text));
     assert_eq!(transcript.len(), 4);
@@ -342,7 +343,7 @@ async fn a_refused_call_is_said_with_its_code_and_remedy() {
     assert_eq!(outcome.tools_used, [""; 0]);
     assert!(matches!(
         &house.transcript()[2],
-        Body::ToolResult { is_error: true, .. }
+        Body::ToolResult(ToolResult { is_error: true, .. })
     ));
 }
 
@@ -443,7 +444,7 @@ async fn a_call_without_a_result_says_whether_it_was_sent() {
         let refused = outcome.refused.unwrap();
         assert_eq!(refused["dispatched"], dispatched.as_str());
         assert_eq!(refused["category"], "timeout");
-        let Body::ToolResult { details, .. } = &house.transcript()[2] else {
+        let Body::ToolResult(ToolResult { details, .. }) = &house.transcript()[2] else {
             panic!("no result");
         };
         assert_eq!(*details, refused);
@@ -572,7 +573,7 @@ async fn an_abort_cancels_the_call_and_closes_it() {
     );
     assert!(matches!(
         &house.transcript()[2],
-        Body::ToolResult { is_error: true, text, .. } if text.contains("may have run")
+        Body::ToolResult(result) if result.is_error && result.text.contains("may have run")
     ));
     assert!(
         matches!(&house.transcript()[3], Body::Note { text } if text.contains("stopped on request"))
@@ -870,13 +871,13 @@ async fn what_cannot_be_recorded_is_not_done() {
 
 /// A model that follows a script of steps.
 struct Scripted {
-    steps: Mutex<VecDeque<(&'static str, Vec<ToolRequest>)>>,
+    steps: Mutex<VecDeque<(&'static str, Vec<ToolCall>)>>,
     saw_history: AtomicUsize,
     fails: AtomicBool,
 }
 
 impl Scripted {
-    fn new(steps: impl IntoIterator<Item = (&'static str, Vec<ToolRequest>)>) -> Arc<Self> {
+    fn new(steps: impl IntoIterator<Item = (&'static str, Vec<ToolCall>)>) -> Arc<Self> {
         Arc::new(Self {
             steps: Mutex::new(steps.into_iter().collect()),
             saw_history: AtomicUsize::new(0),
@@ -898,7 +899,7 @@ impl Provider for Scripted {
         Box::pin(async move {
             self.saw_history
                 .store(input.history.len(), Ordering::SeqCst);
-            if let Some(TurnItem::Result { is_error, .. }) = input.turn.last() {
+            if let Some(TurnItem::Result(ToolResult { is_error, .. })) = input.turn.last() {
                 assert!(!input.turn.is_empty() || *is_error);
             }
             if self.fails.load(Ordering::SeqCst) {
@@ -918,9 +919,9 @@ impl Provider for Scripted {
     }
 }
 
-fn tool_call(id: &str, name: &str, arguments: serde_json::Value) -> ToolRequest {
-    ToolRequest {
-        id: id.to_owned(),
+fn tool_call(id: &str, name: &str, arguments: serde_json::Value) -> ToolCall {
+    ToolCall {
+        tool_call_id: id.to_owned(),
         name: name.to_owned(),
         arguments,
     }

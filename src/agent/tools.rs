@@ -102,7 +102,6 @@ pub enum CallOrigin {
 pub struct CallContext {
     pub session_key: SessionKey,
     pub run_id: String,
-    pub tool_call_id: String,
     pub origin: CallOrigin,
 }
 

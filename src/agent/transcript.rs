@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::session_key::SessionKey;
 
@@ -29,20 +30,31 @@ pub enum Body {
         model: String,
         stop_reason: String,
     },
-    ToolCall {
-        tool_call_id: String,
-        name: String,
-        arguments: serde_json::Value,
-    },
-    ToolResult {
-        tool_call_id: String,
-        name: String,
-        text: String,
-        is_error: bool,
-        details: serde_json::Value,
-    },
+    ToolCall(ToolCall),
+    ToolResult(ToolResult),
     /// The Gateway's own words about a turn without an answer: it failed, or was stopped.
-    Note { text: String },
+    Note {
+        text: String,
+    },
+}
+
+/// A tool call as a provider asks for it. Nothing in it is trusted.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// Unique within the turn.
+    pub tool_call_id: String,
+    pub name: String,
+    pub arguments: Value,
+}
+
+/// What came of a tool call, for the model, the chat and the wire.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ToolResult {
+    pub tool_call_id: String,
+    pub name: String,
+    pub text: String,
+    pub is_error: bool,
+    pub details: Value,
 }
 
 /// An entry with its place.
@@ -148,11 +160,11 @@ mod tests {
         let entry = Entry {
             run_id: "r".to_owned(),
             timestamp_ms: 7,
-            body: Body::ToolCall {
+            body: Body::ToolCall(ToolCall {
                 tool_call_id: "c".to_owned(),
                 name: "exec".to_owned(),
                 arguments: serde_json::json!({"command": "ls"}),
-            },
+            }),
         };
         let text = serde_json::to_string(&entry).unwrap();
         assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);

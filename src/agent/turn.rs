@@ -18,14 +18,14 @@ use crate::nodes::{Category, Dispatched};
 
 use super::command;
 use super::event::{AbortReason, ErrorKind, Event, EventKind, RunFacts};
-use super::providers::{Provider, Say, Step, StepInput, ToolRequest, TurnItem};
+use super::providers::{Provider, Say, Step, StepInput, TurnItem};
 use super::render;
 use super::run::Parts;
 use super::tools::{
     self, CallContext, CallOrigin, ExecCall, ExecOutcome, Node, Requester, ToolRefusal, Updates,
     WhichCall, WhichOutcome,
 };
-use super::transcript::{Body, Entry, Stored};
+use super::transcript::{Body, Entry, Stored, ToolCall, ToolResult};
 
 /// Between two deltas, or two pieces of a command's output: what comes sooner is sent together.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -84,7 +84,7 @@ pub(super) struct Turn {
     text: String,
     items: Vec<TurnItem>,
     /// The call under way, so that an abort can close it.
-    open_call: Option<ToolRequest>,
+    open_call: Option<ToolCall>,
     tools_used: Vec<String>,
     refused: Option<Value>,
 }
@@ -273,18 +273,10 @@ impl Turn {
     }
 
     /// Carries out one tool call. It ends the turn only when it cannot be recorded.
-    async fn call(&mut self, call: ToolRequest) -> Result<(), End> {
-        self.record(Body::ToolCall {
-            tool_call_id: call.id.clone(),
-            name: call.name.clone(),
-            arguments: call.arguments.clone(),
-        })?;
+    async fn call(&mut self, call: ToolCall) -> Result<(), End> {
+        self.record(Body::ToolCall(call.clone()))?;
         self.items.push(TurnItem::Called(call.clone()));
-        self.emit(EventKind::ToolStarted {
-            tool_call_id: call.id.clone(),
-            name: call.name.clone(),
-            arguments: call.arguments.clone(),
-        });
+        self.emit(EventKind::ToolStarted(call.clone()));
         self.open_call = Some(call.clone());
         let answer = match self.carry_out(&call).await {
             Ok(answer) => answer,
@@ -294,34 +286,25 @@ impl Turn {
         self.close_call(call, answer)
     }
 
-    fn close_call(&mut self, call: ToolRequest, answer: Answer) -> Result<(), End> {
+    fn close_call(&mut self, call: ToolCall, answer: Answer) -> Result<(), End> {
         if !answer.is_error {
             self.tools_used.push(call.name.clone());
         }
         self.refused = answer.is_refused.then(|| answer.details.clone());
-        self.items.push(TurnItem::Result {
-            tool_call_id: call.id.clone(),
-            text: answer.text.clone(),
-            is_error: answer.is_error,
-        });
-        let recorded = self.record(Body::ToolResult {
-            tool_call_id: call.id.clone(),
-            name: call.name.clone(),
-            text: answer.text.clone(),
-            is_error: answer.is_error,
-            details: answer.details.clone(),
-        });
-        self.emit(EventKind::ToolFinished {
-            tool_call_id: call.id,
+        let result = ToolResult {
+            tool_call_id: call.tool_call_id,
             name: call.name,
             text: answer.text,
             is_error: answer.is_error,
             details: answer.details,
-        });
+        };
+        self.items.push(TurnItem::Result(result.clone()));
+        let recorded = self.record(Body::ToolResult(result.clone()));
+        self.emit(EventKind::ToolFinished(result));
         recorded
     }
 
-    async fn carry_out(&mut self, call: &ToolRequest) -> Result<Answer, ToolRefusal> {
+    async fn carry_out(&mut self, call: &ToolCall) -> Result<Answer, ToolRefusal> {
         match call.name.as_str() {
             "nodes" => {
                 let nodes = self.parts.tools.nodes(&self.task.requester).await?;
@@ -336,12 +319,12 @@ impl Turn {
         }
     }
 
-    async fn exec(&mut self, call: &ToolRequest) -> Result<Answer, ToolRefusal> {
+    async fn exec(&mut self, call: &ToolCall) -> Result<Answer, ToolRefusal> {
         let arguments: ExecArguments = read_arguments(call)?;
         // A tenth of the turn's time is kept back, so that a command's own limit ends it first, with its output.
         let limit = self.parts.exec_timeout.min(self.task.timeout * 9 / 10);
         let exec = ExecCall {
-            context: self.context(call),
+            context: self.context(),
             node: Some(self.resolve(arguments.node.as_deref()).await?),
             command: arguments.command,
             cwd: arguments.cwd,
@@ -366,7 +349,7 @@ impl Turn {
                 chunk = next => {
                     output.push_str(&chunk);
                     self.emit(EventKind::ToolOutput {
-                        tool_call_id: call.id.clone(),
+                        tool_call_id: call.tool_call_id.clone(),
                         name: call.name.clone(),
                         output: render::printable(render::tail(&output, limits::TOOL_TEXT_BYTES_MAX)),
                     });
@@ -376,13 +359,13 @@ impl Turn {
         }
     }
 
-    async fn which(&mut self, call: &ToolRequest) -> Result<Answer, ToolRefusal> {
+    async fn which(&mut self, call: &ToolCall) -> Result<Answer, ToolRefusal> {
         let arguments: WhichArguments = read_arguments(call)?;
         let bins: Vec<&str> = arguments.bins.iter().map(String::as_str).collect();
         command::check_bins(&bins)
             .map_err(|refusal| ToolRefusal::new("INVALID_REQUEST", refusal.to_string()))?;
         let which = WhichCall {
-            context: self.context(call),
+            context: self.context(),
             node: Some(self.resolve(arguments.node.as_deref()).await?),
             bins: arguments.bins,
         };
@@ -410,11 +393,10 @@ impl Turn {
         Ok(found.node_id.clone())
     }
 
-    fn context(&self, call: &ToolRequest) -> CallContext {
+    fn context(&self) -> CallContext {
         CallContext {
             session_key: self.task.facts.session_key.clone(),
             run_id: self.task.facts.run_id.clone(),
-            tool_call_id: call.id.clone(),
             origin: self.origin,
         }
     }
@@ -545,7 +527,7 @@ impl Turn {
     fn emit(&mut self, kind: EventKind) -> u64 {
         self.seq += 1;
         let at_ms = (self.parts.now_ms)();
-        self.parts.sink.event(Event {
+        (self.parts.sink)(Event {
             run: Arc::clone(&self.task.facts),
             seq: self.seq,
             at_ms,
@@ -650,7 +632,7 @@ struct WhichArguments {
     node: Option<String>,
 }
 
-fn read_arguments<'a, T: Deserialize<'a>>(call: &'a ToolRequest) -> Result<T, ToolRefusal> {
+fn read_arguments<'a, T: Deserialize<'a>>(call: &'a ToolCall) -> Result<T, ToolRefusal> {
     T::deserialize(&call.arguments).map_err(|error| {
         let what = error.to_string();
         ToolRefusal::new(

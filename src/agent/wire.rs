@@ -56,13 +56,14 @@ pub fn frames(event: &Event) -> Vec<WireEvent> {
             )]
         }
         EventKind::TextDelta { delta, text } => text_delta(event, delta, text),
-        EventKind::ToolStarted {
-            tool_call_id,
-            name,
-            arguments,
-        } => vec![tool(
+        EventKind::ToolStarted(call) => vec![tool(
             event,
-            json!({"phase": "start", "name": name, "toolCallId": tool_call_id, "args": arguments}),
+            json!({
+                "phase": "start",
+                "name": call.name,
+                "toolCallId": call.tool_call_id,
+                "args": call.arguments,
+            }),
         )],
         EventKind::ToolOutput {
             tool_call_id,
@@ -77,20 +78,14 @@ pub fn frames(event: &Event) -> Vec<WireEvent> {
                 "partialResult": tool_result(output, &json!({"status": "running"})),
             }),
         )],
-        EventKind::ToolFinished {
-            tool_call_id,
-            name,
-            text,
-            is_error,
-            details,
-        } => vec![tool(
+        EventKind::ToolFinished(result) => vec![tool(
             event,
             json!({
                 "phase": "result",
-                "name": name,
-                "toolCallId": tool_call_id,
-                "isError": is_error,
-                "result": tool_result(text, details),
+                "name": result.name,
+                "toolCallId": result.tool_call_id,
+                "isError": result.is_error,
+                "result": tool_result(&result.text, &result.details),
             }),
         )],
         EventKind::Final { text, .. } => vec![

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use super::{Provider, ProviderFuture, Say, Step, StepInput, ToolRequest, TurnItem};
+use super::{Provider, ProviderFuture, Say, Step, StepInput, TurnItem};
 use crate::agent::command::{self, Command, CommandRefusal};
 use crate::agent::render;
+use crate::agent::transcript::{ToolCall, ToolResult};
 
 /// The answer to words, when no model is attached.
 pub const NO_MODEL: &str = "No model is configured, so I cannot answer free text. I carry out commands: try /help or \
@@ -35,7 +36,7 @@ impl Provider for Builtin {
         Box::pin(async move {
             // One command is one tool call at most: its result is the answer.
             let act = match input.turn.last() {
-                Some(TurnItem::Result { text, .. }) => Act::Say(text.clone()),
+                Some(TurnItem::Result(ToolResult { text, .. })) => Act::Say(text.clone()),
                 Some(TurnItem::Said(_) | TurnItem::Called(_)) => return Ok(Step::default()),
                 None => act(&input),
             };
@@ -45,8 +46,8 @@ impl Provider for Builtin {
                     Ok(Step::default())
                 }
                 Act::Call(name, arguments) => {
-                    let call = ToolRequest {
-                        id: format!("{}:1", input.run_id),
+                    let call = ToolCall {
+                        tool_call_id: format!("{}:1", input.run_id),
                         name: name.to_owned(),
                         arguments,
                     };

@@ -10,12 +10,11 @@ mod builtin;
 use std::future::Future;
 use std::pin::Pin;
 
-use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::session_key::SessionKey;
 use super::tools::{Node, ToolRefusal, ToolSpec};
-use super::transcript::Stored;
+use super::transcript::{Stored, ToolCall, ToolResult};
 
 pub use builtin::{Builtin, NO_MODEL};
 
@@ -55,27 +54,14 @@ pub struct StepInput<'a> {
 #[derive(Clone, PartialEq, Debug)]
 pub enum TurnItem {
     Said(String),
-    Called(ToolRequest),
-    Result {
-        tool_call_id: String,
-        text: String,
-        is_error: bool,
-    },
-}
-
-/// A tool call as a provider asks for it. Nothing in it is trusted.
-#[derive(Clone, PartialEq, Debug)]
-pub struct ToolRequest {
-    /// Unique within the turn.
-    pub id: String,
-    pub name: String,
-    pub arguments: Value,
+    Called(ToolCall),
+    Result(ToolResult),
 }
 
 /// What a step came to. Without tool calls the turn is over.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Step {
-    pub tool_calls: Vec<ToolRequest>,
+    pub tool_calls: Vec<ToolCall>,
 }
 
 /// Takes a provider's words as they come.

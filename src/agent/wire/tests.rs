@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::super::event::{AbortReason, RunFacts};
 use super::super::session_key::SessionKey;
+use super::super::transcript::{ToolCall, ToolResult};
 use super::*;
 
 /// Recorded payloads (two runs by `chat.send`, two by `agent`): how the run began, event, state or stream, phase.
@@ -240,23 +241,23 @@ fn tool_frames_have_the_shape_of_the_reference_schema() {
     let run = Arc::clone(&events(Entrance::Chat)[0].run);
     let (tool_call_id, name) = ("run:1".to_owned(), "exec".to_owned());
     let kinds = vec![
-        EventKind::ToolStarted {
+        EventKind::ToolStarted(ToolCall {
             tool_call_id: tool_call_id.clone(),
             name: name.clone(),
             arguments: json!({"command": "ls"}),
-        },
+        }),
         EventKind::ToolOutput {
             tool_call_id: tool_call_id.clone(),
             name: name.clone(),
             output: "a".to_owned(),
         },
-        EventKind::ToolFinished {
+        EventKind::ToolFinished(ToolResult {
             tool_call_id,
             name,
             text: "a".to_owned(),
             is_error: false,
             details: json!({"exitCode": 0}),
-        },
+        }),
     ];
     let frames: Vec<WireEvent> = numbered(&run, kinds).iter().flat_map(frames).collect();
     assert!(frames.iter().all(WireEvent::needs_tool_events));

@@ -137,7 +137,7 @@ fn role(body: &Body) -> &'static str {
     match body {
         Body::User { .. } => "user",
         Body::Assistant { .. } => "assistant",
-        Body::ToolCall { .. } | Body::ToolResult { .. } => "tool",
+        Body::ToolCall(_) | Body::ToolResult(_) => "tool",
         Body::Note { .. } => "note",
     }
 }
