@@ -76,8 +76,7 @@ pub enum Command {
     #[command(subcommand)]
     Secrets(Secrets),
     /// Read and prove the audit log
-    #[command(subcommand)]
-    Audit(Audit),
+    Audit(AuditArgs),
 }
 
 #[derive(Args)]
@@ -373,14 +372,19 @@ pub enum Secrets {
     Audit,
 }
 
+#[derive(Args)]
+pub struct AuditArgs {
+    /// The log's directory; the profile's if absent
+    #[arg(long, global = true)]
+    pub dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Audit,
+}
+
 #[derive(Subcommand)]
 pub enum Audit {
     /// Prove that the log is whole
-    Verify {
-        /// The log's directory; the profile's if absent
-        #[arg(long)]
-        dir: Option<PathBuf>,
-    },
+    Verify,
     /// Show the latest records
     Tail {
         /// How many
@@ -389,9 +393,6 @@ pub enum Audit {
         /// Go on with what is recorded from now on
         #[arg(long, short)]
         follow: bool,
-        /// The log's directory; the profile's if absent
-        #[arg(long)]
-        dir: Option<PathBuf>,
     },
     /// Show records, all of them or some
     Show {
@@ -404,17 +405,11 @@ pub enum Audit {
         /// Only what is about this node or device or what it did, by its id or the beginning of it
         #[arg(long)]
         node: Option<String>,
-        /// The log's directory; the profile's if absent
-        #[arg(long)]
-        dir: Option<PathBuf>,
     },
     /// Write the whole log as it is, one JSON record a line
     Export {
         /// A new file; standard output if absent
         #[arg(long, short)]
         output: Option<PathBuf>,
-        /// The log's directory; the profile's if absent
-        #[arg(long)]
-        dir: Option<PathBuf>,
     },
 }

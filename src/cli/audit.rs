@@ -2,12 +2,12 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::args::Audit;
+use super::args::{Audit, AuditArgs};
 use super::exit::{Exit, Failure};
 use super::output;
 use super::session::Context;
@@ -20,23 +20,14 @@ use crate::machine::files;
 /// How often `tail -f` looks.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 
-pub fn run(context: &Context, command: &Audit) -> Result<(), Failure> {
-    let default = context.settings.paths.audit_dir();
-    let dir = |given: &Option<PathBuf>| given.clone().unwrap_or_else(|| default.clone());
+pub fn run(context: &Context, args: &AuditArgs) -> Result<(), Failure> {
+    let dir = args.dir.clone();
+    let dir = &dir.unwrap_or_else(|| context.settings.paths.audit_dir());
     let json = context.common.json;
-    match command {
-        Audit::Verify { dir: given } => verify(&dir(given), json),
-        Audit::Tail {
-            lines,
-            follow,
-            dir: given,
-        } => tail(&dir(given), json, *lines, *follow),
-        Audit::Show {
-            since,
-            kind,
-            node,
-            dir: given,
-        } => {
+    match &args.command {
+        Audit::Verify => verify(dir, json),
+        Audit::Tail { lines, follow } => tail(dir, json, *lines, *follow),
+        Audit::Show { since, kind, node } => {
             let mut filter = Filter {
                 since_ms: since.map(|ago| machine::now_ms().saturating_sub(ago)),
                 kind: kind.as_deref(),
@@ -44,7 +35,7 @@ pub fn run(context: &Context, command: &Audit) -> Result<(), Failure> {
                 linked: HashSet::new(),
             };
             let mut shown = 0;
-            let checked = audit::verify::for_each(&dir(given), |record| {
+            let checked = audit::verify::for_each(dir, |record| {
                 if filter.wants(&record) {
                     shown += 1;
                     print(&record, json);
@@ -59,7 +50,7 @@ pub fn run(context: &Context, command: &Audit) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Audit::Export { output, dir: given } => export(&dir(given), output.as_deref()),
+        Audit::Export { output } => export(dir, output.as_deref()),
     }
 }
 

@@ -93,7 +93,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             }
         }
         Command::Secrets(command) => secrets::run(&Context::load(common)?, &command),
-        Command::Audit(command) => audit::run(&Context::load(common)?, &command),
+        Command::Audit(args) => audit::run(&Context::load(common)?, &args),
     }
 }
 
