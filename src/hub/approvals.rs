@@ -11,7 +11,8 @@ use super::exec::{bad_env, shown_text};
 use super::{Audience, Caller, Hub, Inner};
 use crate::audit::{self, Actor, Digest, Durability};
 use crate::auth::scope::Scope;
-use crate::base::{DeviceId, ids::hex_lower, ids::uuid_v4, limits};
+use crate::base::ids::{hex_lower, percent_encoded, uuid_v4};
+use crate::base::{DeviceId, limits};
 use crate::exec::approval::{
     Approval, Caller as Decider, DecideError, Ended, State, Unapproved, Use, Wanted,
 };
@@ -259,7 +260,7 @@ impl Hub {
         let (wanted, shown) = (&approval.wanted, shown(&inner.pairing, approval));
         let mut snapshot = json!({
             "id": id,
-            "urlPath": format!("/approve/{}", path_segment(id)),
+            "urlPath": format!("/approve/{}", percent_encoded(id)),
             "createdAtMs": self.shown_ms(wanted.created_at_ms),
             "expiresAtMs": self.shown_ms(wanted.expires_at_ms),
             "presentation": {
@@ -373,19 +374,6 @@ impl Hub {
             }
         }
     }
-}
-
-/// An id as one segment of a path (RFC 3986, section 3.3).
-fn path_segment(id: &str) -> String {
-    id.bytes().fold(String::new(), |mut out, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                out.push(char::from(byte));
-            }
-            _ => out.extend(format!("%{byte:02X}").chars()),
-        }
-        out
-    })
 }
 
 /// What a command may run unseen, where it runs and which variables it gets, for those who are shown nothing else of its

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use crate::rpc::types::node::HostStats;
 
 /// The platform in the protocol's words (`client.platform`, `client.deviceFamily`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,38 +42,22 @@ pub fn host_name() -> String {
     }
 }
 
-/// The payload of the node event `node.host.stats`. What the system does not tell is left out.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HostStats {
-    pub cpu_count: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub load_average: Option<[f64; 3]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_total_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_free_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk_total_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk_available_bytes: Option<u64>,
-}
-
-impl HostStats {
-    /// Reads the current values; `disk` is any path on the file system to be measured.
-    pub fn read(disk: &Path) -> Self {
-        let (load_average, memory) = load_and_memory();
-        let disk = rustix::fs::statvfs(disk).ok();
-        Self {
-            cpu_count: std::thread::available_parallelism().map_or(1, usize::from),
-            load_average,
-            memory_total_bytes: memory.map(|(total, _)| total),
-            memory_free_bytes: memory.map(|(_, free)| free),
-            disk_total_bytes: disk
-                .as_ref()
-                .map(|fs| fs.f_frsize.saturating_mul(fs.f_blocks)),
-            disk_available_bytes: disk.map(|fs| fs.f_frsize.saturating_mul(fs.f_bavail)),
-        }
+/// How busy this machine is now; `disk` is any path on the file system to be measured. What the system does not tell is
+/// left out.
+pub fn host_stats(disk: &Path) -> HostStats {
+    let (load_average, memory) = load_and_memory();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let disk = rustix::fs::statvfs(disk).ok();
+    HostStats {
+        cpu_count: Some(cpus as u64),
+        load_average: load_average.map(Vec::from),
+        memory_total_bytes: memory.map(|(total, _)| total),
+        memory_free_bytes: memory.map(|(_, free)| free),
+        disk_total_bytes: disk
+            .as_ref()
+            .map(|fs| fs.f_frsize.saturating_mul(fs.f_blocks)),
+        disk_available_bytes: disk.map(|fs| fs.f_frsize.saturating_mul(fs.f_bavail)),
+        updated_at_ms: None,
     }
 }
 
@@ -132,7 +116,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn host_stats_have_the_recorded_keys() {
-        let stats = HostStats::read(Path::new("/"));
+        let stats = host_stats(Path::new("/"));
         let json = serde_json::to_value(&stats).unwrap();
         for key in [
             "cpuCount",

@@ -13,7 +13,7 @@ pub mod process;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use addresses::{OwnAddresses, own_addresses};
-pub use facts::{HostStats, Platform, host_name, platform, resident_bytes};
+pub use facts::{Platform, host_name, host_stats, platform, resident_bytes};
 
 /// Wall time in Unix milliseconds; 0 if the clock stands before 1970.
 pub fn now_ms() -> u64 {

@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Host, NodeError, payload};
+use crate::base::ids::percent_encoded;
 use crate::base::limits::{BROWSER_ANSWER_BYTES_MAX, BROWSER_TIMEOUT_MS_DEFAULT};
 use crate::client::call::shown;
 use crate::client::{Endpoint, WsUrl, dial};
@@ -156,7 +157,7 @@ fn action(mut params: Params) -> Result<Action, NodeError> {
             ("GET", format!("/json/{what}"))
         }
         ("POST", (Some("json"), Some("new"), None, _), Some(url)) => {
-            ("PUT", format!("/json/new?{}", escaped(&url)))
+            ("PUT", format!("/json/new?{}", percent_encoded(&url)))
         }
         ("POST", (Some("json"), Some("activate"), Some(id), None), None) if is_target(id) => {
             ("PUT", format!("/json/activate/{id}"))
@@ -179,20 +180,6 @@ fn action(mut params: Params) -> Result<Action, NodeError> {
         Some(_) => Err(invalid("this path takes no body")),
         None => Ok(Action::Http { method, target }),
     }
-}
-
-/// A URL as a query (RFC 3986 §2.1), byte for byte.
-fn escaped(url: &str) -> String {
-    let mut text = String::new();
-    for byte in url.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                text.push(char::from(byte));
-            }
-            _ => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    text
 }
 
 /// One exchange with the endpoint. `Target is closing` and the like come back as a JSON string.

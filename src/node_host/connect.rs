@@ -322,7 +322,7 @@ impl NodeHost {
                 }
                 Some(id) = self.delivered.recv() => self.forget(&id),
                 _ = stats.tick() => {
-                    let stats = machine::HostStats::read(Path::new("/"));
+                    let stats = machine::host_stats(Path::new("/"));
                     report(&client, "node.host.stats", &stats);
                     self.report_changes(&client, &mut facts);
                 }

@@ -277,25 +277,6 @@ fn on(text: &str, node: &str) -> String {
 impl Refusal for Refused {
     fn code(&self) -> &'static str {
         match self {
-            Self::NotDeclared { .. }
-            | Self::NotApproved { .. }
-            | Self::Denied { .. }
-            | Self::NotAllowlisted { .. }
-            | Self::PublicPath { .. }
-            | Self::SurfacePending { .. }
-            | Self::ReservedCommand
-            | Self::ExecDenied
-            | Self::ApprovalRequired { .. }
-            | Self::ApprovalMismatch(_)
-            | Self::Unapproved(_)
-            | Self::Decision(_)
-            | Self::AllowlistMiss
-            | Self::NodeExecMode { .. }
-            | Self::DuplicateKey
-            | Self::BadParams
-            | Self::BadEnv { .. }
-            | Self::OversizedRequest { .. }
-            | Self::UnknownNode => "INVALID_REQUEST",
             Self::CallerWithdrawn => "FORBIDDEN",
             Self::NotConnected
             | Self::Disconnected { .. }
@@ -310,6 +291,7 @@ impl Refusal for Refused {
             | Self::Node { .. }
             | Self::OversizedResult { .. }
             | Self::AuditUnavailable => "UNAVAILABLE",
+            _ => "INVALID_REQUEST",
         }
     }
 
