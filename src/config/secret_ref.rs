@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::env::Env;
 use super::error::ConfigError;
 use super::exec_provider::ExecProvider;
+use super::reader::Reader;
 use super::tree::{self, Tree};
 use crate::base::Secret;
 use crate::base::names::names;
@@ -320,7 +321,7 @@ impl Resolver {
     ) -> Result<Self, ConfigError> {
         let mut providers = BTreeMap::new();
         if let Some(Tree::Map(entries)) = tree.at("secrets.providers") {
-            for (name, value) in entries {
+            for (name, _) in entries {
                 let setting = format!("secrets.providers.{}", name.escape_debug());
                 if !is_alias(name) {
                     return Err(ConfigError::BadValue {
@@ -329,7 +330,7 @@ impl Resolver {
                         want: "a-z first, then a-z, 0-9, _ or -, at most 64".to_owned(),
                     });
                 }
-                providers.insert(name.clone(), parse_provider(&setting, tree, value, home)?);
+                providers.insert(name.clone(), parse_provider(&setting, tree, home)?);
             }
         }
         let env_default = match tree.at("secrets.defaults.env") {
@@ -450,54 +451,27 @@ impl Resolver {
 fn parse_provider(
     setting: &str,
     tree: &Tree,
-    value: &Tree,
     home: Option<&Path>,
 ) -> Result<Provider, ConfigError> {
-    let bad = |key: &str, want: &str| {
-        ConfigError::bad(&format!("{setting}.{key}"), "missing or malformed", want)
-    };
-    let source = match value.key("source") {
-        Some(Tree::Text(name)) => Source::from_wire(name),
-        _ => None,
-    };
+    let reader = Reader { tree };
+    let named = |key: &str| format!("{setting}.{key}");
+    let bad = |key: &str, want: &str| ConfigError::bad(&named(key), "missing or malformed", want);
+    let source = reader.text(&named("source"))?.and_then(Source::from_wire);
     match source.ok_or_else(|| bad("source", "one of env, file, exec, store"))? {
         Source::Env => {
-            let allowlist = match value.key("allowlist") {
-                None | Some(Tree::Null) => None,
-                Some(Tree::List(names)) => Some(
-                    names
-                        .iter()
-                        .map(|name| match name {
-                            Tree::Text(name) => Ok(name.clone()),
-                            _ => Err(bad("allowlist", "a list of names")),
-                        })
-                        .collect::<Result<_, _>>()?,
-                ),
-                Some(_) => return Err(bad("allowlist", "a list of names")),
-            };
+            let allowlist = reader.texts(&named("allowlist"))?;
             Ok(Provider::Env { allowlist })
         }
         Source::File => {
-            let Some(Tree::Text(path)) = value.key("path") else {
-                return Err(bad("path", "the path of a private file"));
-            };
-            let whole = match value.key("mode") {
-                None | Some(Tree::Null) => false,
-                Some(Tree::Text(mode)) if mode == "json" => false,
-                Some(Tree::Text(mode)) if mode == "singleValue" => true,
-                Some(_) => return Err(bad("mode", "\"json\" or \"singleValue\"")),
-            };
-            let bytes_max = match value.key("maxBytes") {
-                None | Some(Tree::Null) => Some(FILE_BYTES_DEFAULT),
-                Some(Tree::Number(bytes)) => Tree::whole(*bytes, 1, FILE_BYTES_MOST),
-                Some(_) => None,
-            };
-            let bytes_max =
-                bytes_max.ok_or_else(|| bad("maxBytes", "a whole number from 1 to 20971520"))?;
+            let path = reader.text(&named("path"))?;
+            let path = path.ok_or_else(|| bad("path", "the path of a private file"))?;
+            let modes = [("json", false), ("singleValue", true)];
+            let whole = reader.one_of(&named("mode"), &modes)?;
+            let bytes_max = reader.whole(&named("maxBytes"), (1, FILE_BYTES_MOST))?;
             Ok(Provider::File {
                 path: expand_home(path, home),
-                whole,
-                bytes_max,
+                whole: whole.unwrap_or(false),
+                bytes_max: bytes_max.unwrap_or(FILE_BYTES_DEFAULT),
             })
         }
         Source::Exec => {
