@@ -72,16 +72,6 @@ pub enum EventKind {
     },
 }
 
-impl EventKind {
-    /// The last event of its run.
-    pub fn is_terminal(&self) -> bool {
-        matches!(
-            self,
-            Self::Final { .. } | Self::Error { .. } | Self::Aborted { .. }
-        )
-    }
-}
-
 /// The wire's `errorKind`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorKind {

@@ -210,11 +210,11 @@ impl House {
             .collect();
         for (position, event) in own.iter().enumerate() {
             assert_eq!(event.seq, position as u64 + 1, "the count has no gap");
-            assert_eq!(
-                event.kind.is_terminal(),
-                position + 1 == own.len(),
-                "one end, at the end"
+            let is_end = matches!(
+                event.kind,
+                EventKind::Final { .. } | EventKind::Error { .. } | EventKind::Aborted { .. }
             );
+            assert_eq!(is_end, position + 1 == own.len(), "one end, at the end");
         }
         own.iter().map(|event| name(&event.kind)).collect()
     }

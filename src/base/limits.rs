@@ -151,8 +151,6 @@ pub const LATE_ANSWERS_MAX: u32 = 1024;
 /// Failed attempts of all clients within one window from which on everybody unpaired is slowed down.
 pub const GLOBAL_FAILURES_SLOW: u32 = 300;
 
-/// An operator's label for a device, in characters.
-pub const DEVICE_LABEL_CHARS_MAX: usize = 64;
 /// A display name, version or other word that a device says about itself, in characters; the rest is cut.
 pub const DEVICE_TEXT_CHARS_MAX: usize = 128;
 // Agent.

@@ -133,11 +133,10 @@ pub(super) fn write_closed(
 pub struct Event {
     pub name: String,
     pub payload: Option<Box<RawValue>>,
-    pub seq: Option<u64>,
-    held: Held,
+    _held: Held,
 }
 
-/// Gives its bytes back to the queue's budget when dropped.
+/// Bytes of the queue's budget, which gets them back when this is dropped.
 struct Held {
     bytes: usize,
     budget: Arc<AtomicUsize>,
@@ -153,11 +152,6 @@ impl Event {
     /// The payload as a type, if it is one.
     pub fn decode<T: serde::de::DeserializeOwned>(&self) -> Option<T> {
         serde_json::from_str(self.payload.as_deref()?.get()).ok()
-    }
-
-    /// Bytes that the event holds of the queue's budget until it is dropped.
-    pub fn bytes(&self) -> usize {
-        self.held.bytes
     }
 }
 
@@ -400,8 +394,7 @@ impl Task {
         let event = Event {
             name: event.event.to_string(),
             payload: event.payload.map(ToOwned::to_owned),
-            seq: event.seq,
-            held: Held {
+            _held: Held {
                 bytes,
                 budget: Arc::clone(&self.queued_bytes),
             },

@@ -178,14 +178,6 @@ impl<W> Invokes<W> {
         self.pending.values()
     }
 
-    pub fn len(&self) -> usize {
-        self.pending.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.pending.is_empty()
-    }
-
     fn remove(&mut self, id: &str) -> Option<Pending<W>> {
         self.pending.remove(id)
     }
@@ -236,7 +228,7 @@ mod tests {
             invokes.settle("nope", node_1.as_str(), &node_1, &conn(1)),
             Settled::Ignored
         ));
-        assert_eq!(invokes.len(), 1);
+        assert_eq!(invokes.pending.len(), 1);
         assert!(matches!(
             invokes.settle("a", node_1.as_str(), &node_1, &conn(1)),
             Settled::Done(_)
@@ -312,7 +304,7 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["a"]
         );
-        assert_eq!(invokes.len(), 1);
+        assert_eq!(invokes.pending.len(), 1);
     }
 
     #[test]
