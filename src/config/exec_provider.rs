@@ -75,12 +75,12 @@ impl ExecProvider {
             Some(Tree::Map(entries)) => entries.iter().map(variable).collect(),
             Some(_) => None,
         };
-        let pass_env = reader.texts(&named("passEnv"))?.unwrap_or_default();
+        let pass_env = reader.list(&named("passEnv"))?;
         if !pass_env.iter().all(|name| secret_ref::is_env_name(name)) {
             let want = "a list of names of A-Z, 0-9 and _, a letter first";
             return Err(bad("passEnv", want));
         }
-        let dirs = reader.texts(&named("trustedDirs"))?.unwrap_or_default();
+        let dirs = reader.list(&named("trustedDirs"))?;
         let trusted_dirs: Vec<PathBuf> = dirs.iter().map(|dir| path(dir)).collect();
         if !trusted_dirs.iter().all(|dir| dir.is_absolute()) {
             return Err(bad("trustedDirs", "a list of absolute paths"));
@@ -95,7 +95,7 @@ impl ExecProvider {
             timeout: Duration::from_millis(timeout_ms),
             silence: Duration::from_millis(silence_ms),
             output_bytes_max: usize::try_from(output_bytes).unwrap_or(usize::MAX),
-            json_only: reader.flag(&named("jsonOnly"))?.unwrap_or(true),
+            json_only: reader.flag_or(&named("jsonOnly"), true)?,
             env: env.ok_or_else(|| {
                 bad(
                     "env",

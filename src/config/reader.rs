@@ -43,6 +43,10 @@ impl<'a> Reader<'a> {
         }
     }
 
+    pub(super) fn flag_or(self, setting: &str, default: bool) -> Result<bool, ConfigError> {
+        Ok(self.flag(setting)?.unwrap_or(default))
+    }
+
     /// A whole number within the bounds, both included.
     pub(super) fn whole(
         self,
@@ -116,9 +120,13 @@ impl<'a> Reader<'a> {
             .map(Some)
     }
 
+    /// The same; a list that is not there is empty.
+    pub(super) fn list(self, setting: &str) -> Result<Vec<String>, ConfigError> {
+        Ok(self.texts(setting)?.unwrap_or_default())
+    }
+
     pub(super) fn cidrs(self, setting: &str) -> Result<Vec<Cidr>, ConfigError> {
-        self.texts(setting)?
-            .unwrap_or_default()
+        self.list(setting)?
             .iter()
             .map(|text| {
                 Cidr::parse(text).map_err(|error| {

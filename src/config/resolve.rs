@@ -281,17 +281,14 @@ fn gateway(reader: Reader<'_>, resolver: &Resolver, paths: &Paths) -> Result<Gat
             over_ssh: over_ssh.unwrap_or(false),
         },
         trusted_proxies: trusted_proxies(reader)?,
-        allow_real_ip_fallback: reader.flag("gateway.allowRealIpFallback")?.unwrap_or(false),
+        allow_real_ip_fallback: reader.flag_or("gateway.allowRealIpFallback", false)?,
         allow_plaintext_from: reader.cidrs("gateway.allowPlaintextFrom")?,
-        public_hosts: reader.texts("gateway.publicHosts")?.unwrap_or_default(),
+        public_hosts: reader.list("gateway.publicHosts")?,
         control_ui: ControlUi {
-            enabled: reader.flag("gateway.controlUi.enabled")?.unwrap_or(true),
-            allowed_origins: reader
-                .texts("gateway.controlUi.allowedOrigins")?
-                .unwrap_or_default(),
+            enabled: reader.flag_or("gateway.controlUi.enabled", true)?,
+            allowed_origins: reader.list("gateway.controlUi.allowedOrigins")?,
             device_auth_disabled: reader
-                .flag("gateway.controlUi.dangerouslyDisableDeviceAuth")?
-                .unwrap_or(false),
+                .flag_or("gateway.controlUi.dangerouslyDisableDeviceAuth", false)?,
         },
         nodes: nodes(reader)?,
         tailscale: tailscale.unwrap_or(TailscaleMode::Off),
@@ -394,7 +391,7 @@ fn trusted_proxy(reader: Reader<'_>) -> Result<ProxyUserSettings, ConfigError> {
     const USER: &str = "gateway.auth.trustedProxy.userHeader";
     const REQUIRED: &str = "gateway.auth.trustedProxy.requiredHeaders";
     let user = reader.text(USER)?;
-    let required = reader.texts(REQUIRED)?.unwrap_or_default();
+    let required = reader.list(REQUIRED)?;
     let user_header = user
         .map(|name| reader::header_name(USER, name))
         .transpose()?
@@ -412,12 +409,8 @@ fn trusted_proxy(reader: Reader<'_>) -> Result<ProxyUserSettings, ConfigError> {
             .iter()
             .map(|name| reader::header_name(REQUIRED, name))
             .collect::<Result<_, _>>()?,
-        allow_users: reader
-            .texts("gateway.auth.trustedProxy.allowUsers")?
-            .unwrap_or_default(),
-        allow_loopback: reader
-            .flag("gateway.auth.trustedProxy.allowLoopback")?
-            .unwrap_or(false),
+        allow_users: reader.list("gateway.auth.trustedProxy.allowUsers")?,
+        allow_loopback: reader.flag_or("gateway.auth.trustedProxy.allowLoopback", false)?,
     })
 }
 
@@ -477,9 +470,7 @@ fn rate_limit(reader: Reader<'_>) -> Result<RateLimit, ConfigError> {
             .unwrap_or(10),
         window: Duration::from_millis(window.unwrap_or(60_000)),
         lockout: Duration::from_millis(lockout.unwrap_or(300_000)),
-        exempt_loopback: reader
-            .flag("gateway.auth.rateLimit.exemptLoopback")?
-            .unwrap_or(true),
+        exempt_loopback: reader.flag_or("gateway.auth.rateLimit.exemptLoopback", true)?,
     })
 }
 
@@ -511,17 +502,13 @@ fn nodes(reader: Reader<'_>) -> Result<Nodes, ConfigError> {
         }
         commands.allow = Some(allow);
     }
-    commands.deny.extend(
-        reader
-            .texts("gateway.nodes.denyCommands")?
-            .unwrap_or_default(),
-    );
+    commands
+        .deny
+        .extend(reader.list("gateway.nodes.denyCommands")?);
     Ok(Nodes {
         commands,
         entries,
-        auto_approve_local: reader
-            .flag("gateway.nodes.pairing.autoApproveLocal")?
-            .unwrap_or(true),
+        auto_approve_local: reader.flag_or("gateway.nodes.pairing.autoApproveLocal", true)?,
         auto_approve_cidrs: reader.cidrs("gateway.nodes.pairing.autoApproveCidrs")?,
     })
 }
@@ -529,9 +516,7 @@ fn nodes(reader: Reader<'_>) -> Result<Nodes, ConfigError> {
 fn command_rules(reader: Reader<'_>, prefix: &str) -> Result<CommandRules, ConfigError> {
     Ok(CommandRules {
         allow: reader.texts(&format!("{prefix}.commands.allow"))?,
-        deny: reader
-            .texts(&format!("{prefix}.commands.deny"))?
-            .unwrap_or_default(),
+        deny: reader.list(&format!("{prefix}.commands.deny"))?,
     })
 }
 

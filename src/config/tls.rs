@@ -27,10 +27,10 @@ pub(super) fn tls(reader: Reader<'_>, paths: &Paths) -> Result<Tls, ConfigError>
         let text = reader.text(setting)?;
         Ok(text.map(|text| expand_home(text, paths.home.as_deref())))
     };
-    let generate = reader.flag("gateway.tls.autoGenerate")?.unwrap_or(true);
+    let generate = reader.flag_or("gateway.tls.autoGenerate", true)?;
     let files = (path("gateway.tls.certPath")?, path("gateway.tls.keyPath")?);
     let hsts = hsts(reader)?;
-    if !reader.flag("gateway.tls.enabled")?.unwrap_or(false) {
+    if !reader.flag_or("gateway.tls.enabled", false)? {
         return match hsts {
             // It would tell browsers about a listener that does not exist.
             Some(_) => Err(ConfigError::conflict(
