@@ -40,6 +40,10 @@ const BROWSER_SCOPES: [Scope; 3] = [Scope::Read, Scope::Write, Scope::Approvals]
 
 /// Starts a Gateway and a node, and proves the way from a message to a command and back.
 pub fn run(args: &QuickstartArgs) -> Result<(), Failure> {
+    if cfg!(not(feature = "node-host")) {
+        let sentence = "quickstart needs the node host, which this build does not have";
+        return Err(Failure::new(Exit::Config, sentence).with_remedy("build the default features"));
+    }
     serve::log_to_stderr(tracing::Level::WARN);
     serve::runtime()?.block_on(prove_and_serve(args))
 }

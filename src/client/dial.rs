@@ -259,7 +259,9 @@ impl fmt::Display for DialError {
                 "the gateway refused the upgrade with HTTP 421: it does not answer for that name; see its gateway.publicHosts",
             ),
             Self::Response(error) => write!(f, "that is not a gateway's answer: {error}"),
-            Self::Handshake(error) => write!(f, "the gateway hung up: {error}"),
+            Self::Handshake(error) => {
+                write!(f, "the gateway hung up: {error}; if it speaks TLS, use wss:// or --tls")
+            }
         }
     }
 }
