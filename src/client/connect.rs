@@ -186,16 +186,6 @@ pub enum ConnectError {
     Protocol(&'static str),
 }
 
-impl ConnectError {
-    /// The refusal's `details.code`, by which clients decide.
-    pub fn detail_code(&self) -> Option<&str> {
-        match self {
-            Self::Refused(error) => error.detail_code(),
-            _ => None,
-        }
-    }
-}
-
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -147,7 +147,10 @@ async fn a_refusal_carries_code_and_details() {
         session.close(1008, "pairing required").await;
     });
     let refusal = client.err().unwrap();
-    assert_eq!(refusal.detail_code(), Some("PAIRING_REQUIRED"));
+    let ConnectError::Refused(error) = &refusal else {
+        panic!("{refusal}");
+    };
+    assert_eq!(error.detail_code(), Some("PAIRING_REQUIRED"));
     assert_eq!(refusal.to_string(), "pairing required");
 }
 

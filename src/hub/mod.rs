@@ -261,10 +261,6 @@ impl Hub {
         }
     }
 
-    pub fn started_at_ms(&self) -> u64 {
-        self.started_at_ms
-    }
-
     /// How many sessions are open, and how many of them are nodes'.
     pub fn session_counts(&self) -> (usize, usize) {
         let inner = self.lock();

@@ -147,36 +147,28 @@ pub struct Context {
     pub progress: Option<mpsc::Sender<String>>,
 }
 
-/// Ends an invocation, by `cancel` or by being dropped: an invocation that nobody waits for does not go on.
-#[derive(Debug)]
-pub struct Canceller(watch::Sender<bool>);
+/// Ends an invocation by being dropped: one that nobody waits for does not go on.
+pub type Canceller = watch::Sender<()>;
 
 /// Learns that an invocation was ended.
 #[derive(Clone, Debug)]
-pub struct Cancelled(watch::Receiver<bool>);
+pub struct Cancelled(watch::Receiver<()>);
 
 /// One invocation's two ends of cancellation.
 pub fn cancellation() -> (Canceller, Cancelled) {
-    let (sender, receiver) = watch::channel(false);
-    (Canceller(sender), Cancelled(receiver))
-}
-
-impl Canceller {
-    pub fn cancel(&self) {
-        // Nobody listening means that the invocation is over.
-        let _ = self.0.send(true);
-    }
+    let (canceller, receiver) = watch::channel(());
+    (canceller, Cancelled(receiver))
 }
 
 impl Cancelled {
     /// Cancel-safe. Returns at once if it has happened already.
     pub async fn wait(&mut self) {
-        // An error means that the `Canceller` is gone.
-        let _ = self.0.wait_for(|cancelled| *cancelled).await;
+        // Nothing is ever sent: an error means that the `Canceller` is gone.
+        let _ = self.0.changed().await;
     }
 
     fn is_set(&self) -> bool {
-        *self.0.borrow() || self.0.has_changed().is_err()
+        self.0.has_changed().is_err()
     }
 }
 
