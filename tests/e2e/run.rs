@@ -218,6 +218,30 @@ fn agent(peer: &mut Peer, text: &str, key: &str) -> String {
 }
 
 #[test]
+fn another_agent_than_ours_is_refused_not_replaced() {
+    let gateway = Gateway::start();
+    let mut operator = Peer::operator(&gateway);
+    let turn = |agent: &str| json!({"message": "/help", "agentId": agent, "idempotencyKey": agent});
+    let error = operator.call("agent", &turn("nope")).unwrap_err();
+    assert_eq!(error.code(), "INVALID_REQUEST");
+    assert!(error.message().starts_with("unknown agent id"), "{error:?}");
+    for method in ["chat.history", "chat.startup", "chat.abort"] {
+        let params = json!({"sessionKey": "main", "agentId": "nope"});
+        let error = operator.call(method, &params).unwrap_err();
+        assert!(error.message().starts_with("unknown agent id"), "{error:?}");
+    }
+    let history = json!({"sessionKey": "main", "agentId": " Main "});
+    let history = operator.call("chat.history", &history).unwrap();
+    assert_eq!(history["messages"], json!([]));
+    assert_eq!(
+        operator.call("agent", &turn("main")).unwrap()["status"],
+        "accepted"
+    );
+    let other = gateway.cli(&["agent", "--agent", "nope", "--message", "/help"]);
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+}
+
+#[test]
 fn a_message_reaches_the_node_and_its_output_comes_back() {
     let lab = Lab::start();
     let said = lab.say("/run echo hi");

@@ -11,8 +11,8 @@ use super::Call;
 use crate::agent::payload::{self, History, HistoryQuery};
 use crate::agent::transcript::TranscriptError;
 use crate::agent::{
-    Accepted, Entrance, Requester, RunState, SendRefusal, SessionKey, SessionKeyError, Status,
-    TurnRequest,
+    AGENT_ID, Accepted, Entrance, Requester, RunState, SendRefusal, SessionKey, SessionKeyError,
+    Status, TurnRequest,
 };
 use crate::machine;
 use crate::rpc::types::agent::{AgentParams, AgentWaitParams, SessionsList, SessionsListParams};
@@ -35,32 +35,26 @@ const WAIT_DEFAULT_MS: u64 = 30_000;
 
 pub(super) fn startup(call: Call<'_>) -> Result<ChatHistory, ErrorShape> {
     let wanted: ChatStartupParams = call.params()?;
-    let history = read(
-        &call,
-        &wanted.session_key,
-        wanted.limit,
-        0,
-        wanted.max_bytes,
-    )?;
+    let key = session_key(wanted.agent_id.as_deref(), &wanted.session_key)?;
+    let history = read(&call, &key, wanted.limit, 0, wanted.max_bytes)?;
     Ok(payload::startup(&history))
 }
 
 pub(super) fn history(call: Call<'_>) -> Result<HistoryAnswer, ErrorShape> {
     let wanted: ChatHistoryParams = call.params()?;
-    let key = &wanted.session_key;
+    let key = session_key(wanted.agent_id.as_deref(), &wanted.session_key)?;
     if wanted.cursor.is_some() {
         // We keep no cursors: the client is told to read from the beginning.
-        session_key(key)?;
         return Ok(HistoryAnswer::Reset(payload::history_reset()));
     }
     let offset = wanted.offset.unwrap_or(0);
-    let history = read(&call, key, wanted.limit, offset, wanted.max_bytes)?;
+    let history = read(&call, &key, wanted.limit, offset, wanted.max_bytes)?;
     Ok(HistoryAnswer::Page(Box::new(payload::history(&history))))
 }
 
 fn read(
     call: &Call<'_>,
-    key: &str,
+    key: &SessionKey,
     limit: Option<u32>,
     offset: u32,
     bytes_max: Option<u64>,
@@ -70,11 +64,7 @@ fn read(
         offset: offset as usize,
         bytes_max: bytes_max.and_then(|bytes| usize::try_from(bytes).ok()),
     };
-    Ok(payload::read_history(
-        call.agent,
-        &session_key(key)?,
-        query,
-    )?)
+    Ok(payload::read_history(call.agent, key, query)?)
 }
 
 pub(super) fn send(call: Call<'_>) -> Result<ChatSendResult, ErrorShape> {
@@ -85,7 +75,7 @@ pub(super) fn send(call: Call<'_>) -> Result<ChatSendResult, ErrorShape> {
         )));
     }
     let accepted = call.agent.send(TurnRequest {
-        session_key: session_key(&wanted.session_key)?,
+        session_key: session_key(wanted.agent_id.as_deref(), &wanted.session_key)?,
         message: wanted.message,
         idempotency_key: wanted.idempotency_key,
         requester: Requester::new(call.caller.clone()),
@@ -99,7 +89,7 @@ pub(super) fn send(call: Call<'_>) -> Result<ChatSendResult, ErrorShape> {
 
 pub(super) fn abort(call: Call<'_>) -> Result<ChatAbortResult, ErrorShape> {
     let wanted: ChatAbortParams = call.params()?;
-    let key = session_key(&wanted.session_key)?;
+    let key = session_key(wanted.agent_id.as_deref(), &wanted.session_key)?;
     Ok(payload::abort(
         call.agent.abort(&key, wanted.run_id.as_deref()),
     ))
@@ -152,10 +142,8 @@ fn begin(call: &Call<'_>) -> Result<(Accepted, SessionKey), ErrorShape> {
             "agent does not serve {key} here"
         )));
     }
-    let key = match &wanted.session_key {
-        Some(key) => session_key(key)?,
-        None => SessionKey::main(),
-    };
+    let key = wanted.session_key.as_deref().unwrap_or_default();
+    let key = session_key(wanted.agent_id.as_deref(), key)?;
     let accepted = call.agent.send(TurnRequest {
         session_key: key.clone(),
         message: wanted.message,
@@ -189,7 +177,7 @@ pub(super) fn wait(call: Call<'_>, room: Room) -> Result<Answer, ErrorShape> {
 }
 
 pub(super) fn identity() -> Value {
-    json!({"agentId": crate::agent::AGENT_ID, "name": "Assistant", "avatar": "A"})
+    json!({"agentId": AGENT_ID, "name": "Assistant", "avatar": "A"})
 }
 
 /// The built-in command agent is no model, so the list is empty until one is configured.
@@ -207,7 +195,14 @@ pub(super) fn sessions(call: Call<'_>) -> Result<SessionsList, ErrorShape> {
     )?)
 }
 
-fn session_key(text: &str) -> Result<SessionKey, ErrorShape> {
+/// The session that is meant, of the agent that is meant: another one than ours never stands in for it.
+fn session_key(agent: Option<&str>, text: &str) -> Result<SessionKey, ErrorShape> {
+    let named = agent.map(str::trim).filter(|agent| !agent.is_empty());
+    if named.is_some_and(|agent| !agent.eq_ignore_ascii_case(AGENT_ID)) {
+        return Err(ErrorShape::invalid_request(format!(
+            "unknown agent id; the only agent is {AGENT_ID}"
+        )));
+    }
     SessionKey::parse(text).map_err(|error: SessionKeyError| {
         ErrorShape::invalid_request(format!("invalid sessionKey: {error}"))
     })
