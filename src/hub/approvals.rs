@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::exec::{bad_env, shown_text};
+use super::exec::shown_text;
 use super::{Audience, Caller, Hub, Inner};
 use crate::audit::{self, Actor, Digest, Durability};
 use crate::auth::scope::Scope;
@@ -96,7 +96,7 @@ impl Hub {
         caller: &Caller,
         asked: Asked,
     ) -> Result<Approval, Refused> {
-        env::check(&asked.env).map_err(bad_env)?;
+        env::check(&asked.env)?;
         // Nobody is asked about what would not run if it were allowed.
         let grounds = ExecGrounds::of(&asked.prepared, true);
         grounds.check(self.settings().exec_mode, None)?;

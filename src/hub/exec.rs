@@ -395,7 +395,7 @@ impl Hub {
         drop(inner);
         exec_gate(mode, false, false, run_id.as_deref())?;
         let env: Overrides = field(&fields, "env")?.unwrap_or_default();
-        env::check(&env).map_err(bad_env)?;
+        env::check(&env)?;
         for field in CONTROL_FIELDS {
             fields.remove(field);
         }
@@ -547,12 +547,6 @@ fn read<T: for<'de> Deserialize<'de>>(result: &super::NodeResult) -> Result<T, R
         code: "INVALID_RESULT".to_owned(),
         message: "the node's result has not the form of this command's results".to_owned(),
     })
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-pub(super) fn bad_env(refused: env::Refused) -> Refused {
-    let why = refused.to_string();
-    Refused::BadEnv { why }
 }
 
 fn bad_plan(error: impl std::fmt::Display) -> Refused {

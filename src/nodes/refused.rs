@@ -8,6 +8,7 @@ use super::policy::{DeniedBy, PathOf};
 use crate::base::Refusal;
 use crate::base::names::names;
 use crate::exec::approval::{ApprovalError, DecideError, Unapproved};
+use crate::exec::env;
 
 names! {
     /// Whether the node may have begun to execute a command.
@@ -241,6 +242,14 @@ impl Refused {
             | Self::NotApproved { command }
             | Self::PublicPath { command, .. } => Some(command),
             _ => None,
+        }
+    }
+}
+
+impl From<env::Refused> for Refused {
+    fn from(refused: env::Refused) -> Self {
+        Self::BadEnv {
+            why: refused.to_string(),
         }
     }
 }
