@@ -11,7 +11,7 @@ use clap::Parser;
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -70,7 +70,12 @@ async fn answer(
 ) -> Result<Response<Empty<Bytes>>, Infallible> {
     let accept = match upgrade::check(&request) {
         Ok(accept) => accept,
-        Err(error) => return Ok(upgrade::refusal_response(error)),
+        Err(error) => {
+            let mut answer = Response::default();
+            *answer.status_mut() =
+                StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
+            return Ok(upgrade::explained(error, answer));
+        }
     };
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
