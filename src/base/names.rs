@@ -1,7 +1,7 @@
 //! Enums whose variants have one name each, the same on the wire, in the state and in logs.
 
 /// Declares such an enum. Its names stand beside its variants and nowhere else, so that no list of them can be left
-/// behind: `ALL`, `as_str`, `from_wire`, `Display` and serde all follow from the one table.
+/// behind: `ALL`, `WORDS`, `as_str`, `from_wire`, `Display` and serde all follow from the one table.
 macro_rules! names {
     (
         $(#[$attribute:meta])*
@@ -18,6 +18,9 @@ macro_rules! names {
         impl $Name {
             /// In the order of their declaration.
             pub const ALL: &[Self] = &[$(Self::$Variant),+];
+
+            /// Each with its name, as the config's reader takes them.
+            pub const WORDS: &[(&str, Self)] = &[$(($name, Self::$Variant)),+];
 
             pub const fn as_str(self) -> &'static str {
                 match self {

@@ -15,6 +15,7 @@ use super::tls::{self, Tls};
 use super::tree::Tree;
 pub use crate::auth::admission::Mode as AuthMode;
 use crate::auth::scope::{Scope, ScopeSet};
+use crate::base::names::names;
 /// Where the Gateway runs: here, as `manual` and no mode at all say too, or elsewhere.
 pub use crate::client::credentials::Mode as GatewayMode;
 pub use crate::exec::Mode as ExecMode;
@@ -24,20 +25,24 @@ use crate::ingress::trusted_proxy::FORWARDING_HEADERS;
 
 pub const PORT_DEFAULT: u16 = 18789;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Bind {
-    Loopback,
-    Lan,
-    Tailnet,
-    Custom,
-    Auto,
+names! {
+    /// `gateway.bind` and `--bind`.
+    pub enum Bind {
+        Loopback = "loopback",
+        Lan = "lan",
+        Tailnet = "tailnet",
+        Custom = "custom",
+        Auto = "auto",
+    }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TailscaleMode {
-    Off,
-    Serve,
-    Funnel,
+names! {
+    /// `gateway.tailscale.mode` and `--tailscale`.
+    pub enum TailscaleMode {
+        Off = "off",
+        Serve = "serve",
+        Funnel = "funnel",
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -251,8 +256,8 @@ fn gateway(reader: Reader<'_>, resolver: &Resolver, paths: &Paths) -> Result<Gat
             ("remote", GatewayMode::Remote),
         ],
     )?;
-    let bind = reader.one_of("gateway.bind", BIND_MODES)?;
-    let tailscale = reader.one_of("gateway.tailscale.mode", TAILSCALE_MODES)?;
+    let bind = reader.one_of("gateway.bind", Bind::WORDS)?;
+    let tailscale = reader.one_of("gateway.tailscale.mode", TailscaleMode::WORDS)?;
     let over_ssh = reader.one_of(
         "gateway.remote.transport",
         &[("direct", false), ("ssh", true)],
@@ -299,32 +304,8 @@ fn gateway(reader: Reader<'_>, resolver: &Resolver, paths: &Paths) -> Result<Gat
     })
 }
 
-/// The words of `gateway.bind` and of `--bind`.
-pub(super) const BIND_MODES: &[(&str, Bind)] = &[
-    ("loopback", Bind::Loopback),
-    ("lan", Bind::Lan),
-    ("tailnet", Bind::Tailnet),
-    ("custom", Bind::Custom),
-    ("auto", Bind::Auto),
-];
-
-/// The words of `gateway.tailscale.mode` and of `--tailscale`.
-pub(super) const TAILSCALE_MODES: &[(&str, TailscaleMode)] = &[
-    ("off", TailscaleMode::Off),
-    ("serve", TailscaleMode::Serve),
-    ("funnel", TailscaleMode::Funnel),
-];
-
-/// The words of `gateway.auth.mode` and of `--auth`.
-pub(super) const AUTH_MODES: &[(&str, AuthMode)] = &[
-    ("none", AuthMode::None),
-    ("token", AuthMode::Token),
-    ("password", AuthMode::Password),
-    ("trusted-proxy", AuthMode::TrustedProxy),
-];
-
 fn auth_mode(reader: Reader<'_>) -> Result<Option<AuthMode>, ConfigError> {
-    reader.one_of("gateway.auth.mode", AUTH_MODES)
+    reader.one_of("gateway.auth.mode", AuthMode::WORDS)
 }
 
 /// With every address trusted, everybody is a proxy and says who they are.
@@ -448,12 +429,8 @@ fn local_operator_scopes(reader: Reader<'_>) -> Result<ScopeSet, ConfigError> {
     let Some(names) = reader.texts(SETTING)? else {
         return Ok(ScopeSet::all());
     };
-    let words: Vec<(&str, Scope)> = Scope::ALL
-        .iter()
-        .map(|scope| (scope.as_str(), *scope))
-        .collect();
     for name in &names {
-        reader::word(SETTING, name, &words)?;
+        reader::word(SETTING, name, Scope::WORDS)?;
     }
     Ok(ScopeSet::from_wire(&names))
 }

@@ -5,10 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::env::Env;
 use super::error::ConfigError;
 use super::reader;
-use super::resolve::{
-    AUTH_MODES, AuthMode, BIND_MODES, Bind, GatewayMode, PORT_DEFAULT, Proxy, Settings,
-    TAILSCALE_MODES, TailscaleMode,
-};
+use super::resolve::{AuthMode, Bind, GatewayMode, PORT_DEFAULT, Proxy, Settings, TailscaleMode};
 use super::secret_ref::{Resolver, SecretInput, Source};
 use crate::auth::secret_eq::TokenDigest;
 use crate::base::Secret;
@@ -114,7 +111,7 @@ impl Settings {
         }
         let bind = self.bind(flags)?;
         let tailscale = match flags.tailscale.as_deref() {
-            Some(text) => reader::word("--tailscale", text, TAILSCALE_MODES)?,
+            Some(text) => reader::word("--tailscale", text, TailscaleMode::WORDS)?,
             None => self.gateway.tailscale,
         };
         let doors = self.doors(flags, bind, tailscale)?;
@@ -122,7 +119,7 @@ impl Settings {
         self.refuse_unsafe_exposure(&doors, tailscale, exposed)?;
         let auth = &self.gateway.auth;
         let mode = match flags.auth.as_deref() {
-            Some(text) => Some(reader::word("--auth", text, AUTH_MODES)?),
+            Some(text) => Some(reader::word("--auth", text, AuthMode::WORDS)?),
             None => auth.mode,
         };
         let whois_only = auth.allow_tailscale == Some(true)
@@ -154,7 +151,7 @@ impl Settings {
 
     fn bind(&self, flags: &ServerFlags) -> Result<net::Bind, ConfigError> {
         let word = match flags.bind.as_deref() {
-            Some(text) => reader::word("--bind", text, BIND_MODES)?,
+            Some(text) => reader::word("--bind", text, Bind::WORDS)?,
             None => self.gateway.bind,
         };
         Ok(match word {

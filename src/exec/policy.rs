@@ -6,20 +6,24 @@
 
 use std::fmt;
 
-/// What happens to a command that nobody has approved yet, from the strictest to the freest.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub enum Mode {
-    /// Nothing runs, approved or not.
-    Deny,
-    /// What an allowlist names runs; nobody is asked about the rest.
-    Allowlist,
-    /// Each command needs an approval, whatever an allowlist says.
-    AskAlways,
-    /// Each command that no allowlist names needs an approval.
-    #[default]
-    Ask,
-    /// Every command runs.
-    Full,
+use crate::base::names::names;
+
+names! {
+    /// What happens to a command that nobody has approved yet, from the strictest to the freest.
+    #[derive(PartialOrd, Ord, Default)]
+    pub enum Mode {
+        /// Nothing runs, approved or not.
+        Deny = "deny",
+        /// What an allowlist names runs; nobody is asked about the rest.
+        Allowlist = "allowlist",
+        /// Each command needs an approval, whatever an allowlist says.
+        AskAlways = "ask-always",
+        /// Each command that no allowlist names needs an approval.
+        #[default]
+        Ask = "ask",
+        /// Every command runs.
+        Full = "full",
+    }
 }
 
 /// A setting whose word means nothing to us.
@@ -36,14 +40,6 @@ impl fmt::Display for UnknownWord {
 }
 
 impl Mode {
-    pub const ALL: [Self; 5] = [
-        Self::Deny,
-        Self::Allowlist,
-        Self::AskAlways,
-        Self::Ask,
-        Self::Full,
-    ];
-
     /// Reads the older settings. An absent one takes the stricter of the possible meanings.
     ///
     /// `askFallback` is checked but has no say: when nobody can answer, a command is denied.
@@ -86,17 +82,7 @@ impl Mode {
         }
     }
 
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deny => "deny",
-            Self::Allowlist => "allowlist",
-            Self::AskAlways => "ask-always",
-            Self::Ask => "ask",
-            Self::Full => "full",
-        }
-    }
-
-    /// The same in the words that plans carry: `security` and `ask`.
+    /// In the words that plans carry: `security` and `ask`.
     pub fn legacy(self) -> (&'static str, &'static str) {
         match self {
             Self::Deny => ("deny", "off"),
@@ -119,7 +105,7 @@ fn unknown(setting: &'static str, word: &str) -> UnknownWord {
 mod tests {
     use super::*;
 
-    const ALL: [Mode; 5] = Mode::ALL;
+    const ALL: [Mode; 5] = *Mode::ALL.first_chunk().unwrap();
 
     #[test]
     fn words_are_exact() {

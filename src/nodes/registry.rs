@@ -77,9 +77,7 @@ impl HostFacts {
 
     /// Its exec mode, if the word is one.
     pub fn mode(&self) -> Option<Mode> {
-        Mode::ALL
-            .into_iter()
-            .find(|mode| mode.as_str() == self.exec_mode)
+        Mode::from_wire(&self.exec_mode)
     }
 
     /// The same with each word cut to `limits::DEVICE_TEXT_CHARS_MAX`: the node chose them.
