@@ -247,6 +247,8 @@ pub const EXEC_RULES_MAX: usize = 1024;
 pub const EXEC_RULE_BYTES_MAX: usize = 4 * KIB;
 /// Approvals that are kept, whether they wait, are decided or are over. What is over gives way first.
 pub const APPROVALS_MAX: usize = 256;
+/// Their plans and variables together, in bytes as they came. A node or a client chooses how long each is.
+pub const APPROVALS_BYTES_MAX: usize = 64 * MIB;
 /// How long a request for an approval waits when the caller names no time, in milliseconds (five minutes).
 pub const APPROVAL_TTL_MS_DEFAULT: u64 = 300_000;
 /// The longest that it may wait, in milliseconds (half an hour, the reference's default).

@@ -2,7 +2,7 @@
 //!
 //! In: requests for an approval, decisions, and requests that lean on one. Out: whether a decision counts, and the plan
 //! that may be put on the wire, once. Attacker controls: ids, decisions, and what leans on an approval.
-//! Bounds: `APPROVALS_MAX` records. Errors: `DecideError`, `ApprovalError`, in the reference's sentences.
+//! Bounds: `APPROVALS_MAX` records of `APPROVALS_BYTES_MAX` together. Errors: `DecideError`, `ApprovalError`, in the reference's sentences.
 //!
 //! requested -> decided (allow-once | allow-always | deny) -> used, once; or ended: expired, cancelled.
 
@@ -12,8 +12,9 @@ use std::fmt;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
+use crate::base::limits::{APPROVALS_BYTES_MAX, APPROVALS_MAX};
 use crate::base::names::names;
-use crate::base::{ConnId, DeviceId, limits::APPROVALS_MAX};
+use crate::base::{ConnId, DeviceId};
 use crate::exec::env::Overrides;
 use crate::exec::plan::{Plan, Prepared};
 
@@ -91,6 +92,17 @@ pub struct Wanted {
     pub may_always: bool,
     pub created_at_ms: u64,
     pub expires_at_ms: u64,
+}
+
+impl Wanted {
+    /// What others chose the length of.
+    fn bytes(&self) -> usize {
+        let env = self
+            .env
+            .iter()
+            .map(|(name, value)| name.len() + value.len());
+        self.id.len() + self.prepared.raw.get().len() + env.sum::<usize>()
+    }
 }
 
 /// Why an approval ended without being used.
@@ -263,9 +275,8 @@ pub enum DecideError {
     IdTaken,
     /// A word that is no decision. It has denied (X11).
     Unknown,
-    Full {
-        limit: usize,
-    },
+    /// As many are open as may be, or as long ones.
+    Full,
 }
 
 impl DecideError {
@@ -275,7 +286,7 @@ impl DecideError {
             Self::NotFound => Some("APPROVAL_NOT_FOUND"),
             Self::AlreadyResolved => Some("APPROVAL_ALREADY_RESOLVED"),
             Self::AlwaysUnavailable => Some("APPROVAL_ALLOW_ALWAYS_UNAVAILABLE"),
-            Self::IdTaken | Self::Unknown | Self::Full { .. } => None,
+            Self::IdTaken | Self::Unknown | Self::Full => None,
         }
     }
 }
@@ -288,7 +299,7 @@ impl fmt::Display for DecideError {
             Self::AlwaysUnavailable => f.write_str("allow-always is unavailable for this request"),
             Self::IdTaken => f.write_str("approval id already pending"),
             Self::Unknown => f.write_str("invalid decision"),
-            Self::Full { limit } => write!(f, "{limit} approvals are open already"),
+            Self::Full => f.write_str("too many approvals are open already, or too long ones"),
         }
     }
 }
@@ -300,25 +311,29 @@ pub struct Approvals(VecDeque<Approval>);
 
 impl Approvals {
     /// Whether this one could be entered now.
-    pub fn has_room(&self, id: &str, now_ms: u64) -> Result<(), DecideError> {
-        if self.get(id).is_some() {
+    pub fn has_room(&self, wanted: &Wanted, now_ms: u64) -> Result<(), DecideError> {
+        if self.get(&wanted.id).is_some() {
             return Err(DecideError::IdTaken);
         }
-        if self.0.len() < APPROVALS_MAX || self.0.iter().any(|it| !it.is_live(now_ms)) {
-            return Ok(());
+        let bytes: usize = self.live(now_ms).map(Wanted::bytes).sum();
+        if self.live(now_ms).count() >= APPROVALS_MAX
+            || bytes + wanted.bytes() > APPROVALS_BYTES_MAX
+        {
+            return Err(DecideError::Full);
         }
-        Err(DecideError::Full {
-            limit: APPROVALS_MAX,
-        })
+        Ok(())
     }
 
-    /// Enters a new one; the oldest that is over gives way. Full and nothing over: it is not entered.
+    /// Enters a new one; the oldest that are over give way. Full and nothing over: it is not entered.
     pub fn open(&mut self, approval: Approval, now_ms: u64) {
-        if self.0.len() >= APPROVALS_MAX {
-            match self.0.iter().position(|it| !it.is_live(now_ms)) {
-                Some(over) => self.0.remove(over),
-                None => return,
+        let mut bytes: usize = self.0.iter().map(|it| it.wanted.bytes()).sum();
+        bytes += approval.wanted.bytes();
+        while self.0.len() >= APPROVALS_MAX || bytes > APPROVALS_BYTES_MAX {
+            let over = self.0.iter().position(|it| !it.is_live(now_ms));
+            let Some(over) = over.and_then(|over| self.0.remove(over)) else {
+                return;
             };
+            bytes -= over.wanted.bytes();
         }
         self.0.push_back(approval);
     }
@@ -612,21 +627,40 @@ mod tests {
         let mut table = Approvals::default();
         for n in 0..APPROVALS_MAX {
             let id = format!("r{n}");
-            assert_eq!(table.has_room(&id, 0), Ok(()));
+            assert_eq!(table.has_room(&wanted(&id), 0), Ok(()));
             table.open(Approval::new(wanted(&id)), 0);
         }
-        assert_eq!(table.has_room("r0", 0), Err(DecideError::IdTaken));
-        assert!(matches!(
-            table.has_room("new", 0),
-            Err(DecideError::Full { .. })
-        ));
+        assert_eq!(table.has_room(&wanted("r0"), 0), Err(DecideError::IdTaken));
+        assert_eq!(table.has_room(&wanted("new"), 0), Err(DecideError::Full));
         table.open(Approval::new(wanted("new")), 0);
         assert!(table.get("new").is_none());
         table.decide("r5", Decision::Deny, Caller::Device(device(3)), 1);
-        assert_eq!(table.has_room("new", 0), Ok(()));
+        assert_eq!(table.has_room(&wanted("new"), 0), Ok(()));
         table.open(Approval::new(wanted("new")), 0);
         assert!(table.get("new").is_some() && table.get("r5").is_none());
         assert_eq!(table.pending(0).count(), APPROVALS_MAX);
         assert_eq!(table.pending(1000).count(), 0);
+    }
+    #[test]
+    fn what_long_ones_hold_together_is_bounded() {
+        let long = |id: &str| Wanted {
+            env: [("A".to_owned(), "x".repeat(APPROVALS_BYTES_MAX * 2 / 5))].into(),
+            ..wanted(id)
+        };
+        let mut table = Approvals::default();
+        for id in ["r1", "r2"] {
+            assert_eq!(table.has_room(&long(id), 0), Ok(()));
+            table.open(Approval::new(long(id)), 0);
+        }
+        assert_eq!(table.has_room(&long("r3"), 0), Err(DecideError::Full));
+        table.open(Approval::new(long("r3")), 0);
+        assert!(table.get("r3").is_none());
+        assert_eq!(table.has_room(&wanted("short"), 0), Ok(()));
+        table.open(Approval::new(wanted("short")), 0);
+        table.decide("r1", Decision::Deny, Caller::Device(device(3)), 1);
+        assert_eq!(table.has_room(&long("r3"), 0), Ok(()));
+        table.open(Approval::new(long("r3")), 0);
+        let open: Vec<&str> = table.live(0).map(|it| it.id.as_str()).collect();
+        assert_eq!(open, ["r2", "short", "r3"]);
     }
 }

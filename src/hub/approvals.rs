@@ -133,7 +133,7 @@ impl Hub {
             .ok_or(Refused::UnknownNode)?;
         inner
             .approvals
-            .has_room(&wanted.id, now_ms)
+            .has_room(&wanted, now_ms)
             .map_err(Refused::Decision)?;
         if !inner.connections.has_approver(asking) {
             return Err(Refused::Unapproved(Unapproved::NoApprover));
