@@ -54,12 +54,6 @@ pub fn accept_response<B: Default>(accept: &Accept) -> Response<B> {
     response(StatusCode::SWITCHING_PROTOCOLS, &accept.headers())
 }
 
-/// The 400 or 426, without a body.
-pub fn refusal_response<B: Default>(error: RequestError) -> Response<B> {
-    let status = StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
-    response(status, error.headers())
-}
-
 /// The header lines that a refusal must have, on the answer that explains it.
 pub fn explained<B>(error: RequestError, answer: Response<B>) -> Response<B> {
     with_lines(answer, error.headers())
@@ -167,7 +161,10 @@ mod tests {
             async move {
                 let accept = match check(&request) {
                     Ok(accept) => accept,
-                    Err(error) => return Ok(refusal_response(error)),
+                    Err(error) => {
+                        let status = StatusCode::from_u16(error.http_status()).unwrap();
+                        return Ok(response(status, error.headers()));
+                    }
                 };
                 let upgrade = hyper::upgrade::on(&mut request);
                 tokio::spawn(async move {
