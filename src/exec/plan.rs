@@ -161,7 +161,6 @@ pub fn check_argv(argv: &[String]) -> Result<(), ArgvError> {
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     pub argv: &'a [String],
-    pub cwd: Option<&'a str>,
     pub agent_id: Option<&'a str>,
     pub session_key: Option<&'a str>,
 }
@@ -232,8 +231,8 @@ impl Prepared {
         self.may_always() && self.coverage.iter().all(listed)
     }
 
-    /// Whether the node planned what was asked and nothing else: it may only turn a program's name into its absolute
-    /// path, and a cwd that was left open into its own.
+    /// Whether the node planned what was asked and nothing else: it may only turn a program's name into an absolute
+    /// path, and a cwd into that which its links lead to. What it then planned is what is shown and approved.
     pub fn check_asked(&self, asked: &Asked<'_>) -> Result<(), PlanError> {
         let wrong = |field| Err(PlanError::NotWhatWasAsked { field });
         let plan = &self.plan;
@@ -338,7 +337,6 @@ mod tests {
         let hello = argv(&["echo", "hello"]);
         let asked = Asked {
             argv: &hello,
-            cwd: None,
             agent_id: None,
             session_key: None,
         };

@@ -482,7 +482,6 @@ fn prepared(request: &ExecRequest, answer: &super::NodeResult) -> Result<Prepare
     prepared
         .check_asked(&Asked {
             argv: &request.argv,
-            cwd: request.cwd.as_deref(),
             agent_id: Some(&request.agent_id),
             session_key: Some(&request.session_key),
         })
