@@ -17,7 +17,6 @@ fuzz_target!(|text: &str| {
     assert_eq!(check_argv(&plan.argv), Ok(()));
     let asked = Asked {
         argv: &plan.argv,
-        cwd: None,
         agent_id: plan.agent_id.as_deref(),
         session_key: plan.session_key.as_deref(),
     };
