@@ -346,7 +346,7 @@ impl Hub {
         Ok(Granted {
             device,
             role,
-            token: own.then_some(secret),
+            token: (own && caller.private).then_some(secret),
             scopes: token.scopes,
             rotated_at_ms: now_ms,
         })

@@ -34,6 +34,8 @@ pub struct Caller {
     pub tool_events: bool,
     /// The client says that it shows requests for approval (`approvals` or `exec-approvals` among its capabilities).
     pub shows_approvals: bool,
+    /// A secret may be sent to it.
+    pub private: bool,
     /// The path that it came by, if that is a public one.
     pub(super) public_path: Option<String>,
     /// The client wants to hear what its invokes print while they run (the event's name among its capabilities).
@@ -136,6 +138,7 @@ impl Hub {
                 .caps
                 .iter()
                 .any(|cap| cap == "approvals" || cap == "exec-approvals"),
+            private: admitted.is_private(),
             public_path: facts.public.then(|| facts.path.clone()),
             hears_progress: facts
                 .node

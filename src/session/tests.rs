@@ -489,6 +489,21 @@ async fn k1_a_token_that_was_rotated_since_opens_no_session() {
 }
 
 #[tokio::test]
+async fn d2_a_rotated_token_is_withheld_where_no_secret_would_be_taken() {
+    let it = house(&["operator.pairing"]);
+    let mut owner = it.operator(&["operator.pairing"]).await;
+    let id = it.device();
+    assert!(owner.private);
+    for private in [true, false] {
+        owner.private = private;
+        let rotated = it
+            .hub()
+            .rotate_token(&owner, id.as_str(), Role::Operator, None);
+        assert_eq!(rotated.ok().unwrap().token.is_some(), private);
+    }
+}
+
+#[tokio::test]
 async fn k1_what_a_device_waits_for_ends_with_its_right() {
     let scopes = ["operator.admin"];
     for what in ["removed", "revoked", "rotated", "node removed"] {

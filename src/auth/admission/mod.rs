@@ -220,6 +220,7 @@ pub struct Admitted {
     client: ClientInfo,
     from: Client,
     enrolment: Enrolment,
+    private: bool,
     issue_token: bool,
     spent_link: Option<TokenDigest>,
     success: Option<(LimitKey, Class)>,
@@ -272,6 +273,11 @@ impl Admitted {
 
     pub fn enrolment(&self) -> &Enrolment {
         &self.enrolment
+    }
+
+    /// A secret may cross its connection (decision 10).
+    pub fn is_private(&self) -> bool {
+        self.private
     }
 
     /// Make a device token, store its digest and send it in `hello-ok` (decision 8).
@@ -789,7 +795,7 @@ impl Admission {
         }
         let paired = matches!(enrolment, Enrolment::Paired);
         // Where no secret is taken, none is sent (decision 10).
-        let issue_token = issue_token && self.attributed.is_private();
+        let private = self.attributed.is_private();
         Verdict::Admit(Admitted {
             role: opening.role,
             scopes,
@@ -801,7 +807,8 @@ impl Admission {
             client: self.connect.client.clone(),
             from: self.attributed.client(),
             enrolment,
-            issue_token: issue_token && login.method != AuthMethod::DeviceToken,
+            private,
+            issue_token: issue_token && private && login.method != AuthMethod::DeviceToken,
             spent_link: login.link.map(|(digest, _)| digest),
             success: login.success,
             slow: if paired { Duration::ZERO } else { login.slow },

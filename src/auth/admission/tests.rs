@@ -1482,9 +1482,11 @@ fn p6_trusted_proxy_mode_takes_the_proxys_word_only() {
     let mut it = proxied(&[("x-user", "alice")]);
     it.pair(&key(1), Role::Operator, &[], None);
     let ask = key(1).sign(cli(&[], Value::Null));
-    assert!(it.admitted(&ask).issues_token());
+    let listed = it.admitted(&ask);
+    assert!(listed.is_private() && listed.issues_token());
     it.ingress.allow_plaintext_from.clear();
-    assert!(!it.admitted(&ask).issues_token());
+    let open = it.admitted(&ask);
+    assert!(!open.is_private() && !open.issues_token());
     // A program on the host may use a local password.
     let mut local = world();
     local.settings.mode = Mode::TrustedProxy;

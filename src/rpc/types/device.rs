@@ -234,7 +234,7 @@ impl fmt::Debug for DeviceTokenRotated {
 #[serde(rename_all = "kebab-case")]
 pub enum TokenDelivery {
     InBand,
-    /// The caller is another device; the owner gets the new token at its next connect.
+    /// The caller is another device, or comes in the clear; the owner gets a token at its next connect that may carry one.
     WithheldCrossDevice,
 }
 
