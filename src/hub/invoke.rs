@@ -19,6 +19,7 @@ use crate::exec::approval::{Binding, Use};
 use crate::machine;
 use crate::nodes::{
     self, CommandPolicy, Dispatched, ExecGrounds, Keyed, Pending, Progressed, Refused, Settled,
+    Surface,
 };
 use crate::rpc::types::node::{
     NodeInvokeCancelEvent, NodeInvokeProgressParams, NodeInvokeRequestEvent,
@@ -409,34 +410,40 @@ impl Hub {
         }
     }
 
-    /// Whether a node may run a command now, and over which session. The caller has the scope, and the method, that a
-    /// reserved one takes.
-    pub(super) fn decide_any(
-        &self,
-        inner: &Inner,
-        node: &DeviceId,
-        command: &str,
-    ) -> Result<ConnId, Refused> {
-        let device = inner.pairing.device(node).ok_or(Refused::UnknownNode)?;
-        let session = inner.registry.session(node);
-        let policy = self.command_policy(node);
-        nodes::decide_any(&policy, &device.platform, surface(inner, node), command)?;
-        session
-            .map(|session| session.conn.clone())
-            .ok_or(Refused::NotConnected)
-    }
-
-    /// The same for `node.invoke`, which takes no reserved command.
+    /// Whether `node.invoke` may run a command on a node now, and over which session.
     pub(super) fn decide(
         &self,
         inner: &Inner,
         node: &DeviceId,
         command: &str,
     ) -> Result<ConnId, Refused> {
-        match inner.pairing.device(node) {
-            Some(_) if nodes::is_reserved(command) => Err(Refused::ReservedCommand),
-            _ => self.decide_any(inner, node, command),
-        }
+        self.decide_by(nodes::decide, inner, node, command)
+    }
+
+    /// The same also of a reserved command, for a caller who has the scope, and the method, that it takes.
+    pub(super) fn decide_any(
+        &self,
+        inner: &Inner,
+        node: &DeviceId,
+        command: &str,
+    ) -> Result<ConnId, Refused> {
+        self.decide_by(nodes::decide_any, inner, node, command)
+    }
+
+    fn decide_by(
+        &self,
+        judge: fn(&CommandPolicy, &str, Surface<'_>, &str) -> Result<(), Refused>,
+        inner: &Inner,
+        node: &DeviceId,
+        command: &str,
+    ) -> Result<ConnId, Refused> {
+        let device = inner.pairing.device(node).ok_or(Refused::UnknownNode)?;
+        let policy = self.command_policy(node);
+        judge(&policy, &device.platform, surface(inner, node), command)?;
+        let session = inner.registry.session(node);
+        session
+            .map(|session| session.conn.clone())
+            .ok_or(Refused::NotConnected)
     }
 
     /// The Gateway's command policy as it stands for one node.
