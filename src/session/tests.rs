@@ -75,6 +75,17 @@ impl House {
         self.public_key().device_id()
     }
 
+    /// One invoke under a key.
+    fn invoke(&self) -> once::Request {
+        once::Request {
+            node: self.device(),
+            command: "system.which".to_owned(),
+            params_sha256: Digest::of(b""),
+            key: "k".to_owned(),
+            timeout_ms: 1000,
+        }
+    }
+
     /// Strangers guess until newcomers are slowed down.
     fn guesses(&self) {
         for guess in 0..limits::GLOBAL_FAILURES_SLOW * 2 {
@@ -546,13 +557,7 @@ async fn nothing_is_begun_for_a_connection_that_has_gone() {
     let entry = it.admit(it.connect(&["operator.admin"], None)).await;
     let caller = it.session(&entry.ok().unwrap()).unwrap();
     it.hub().close_session(&caller, "gone");
-    let request = once::Request {
-        node: it.device(),
-        command: "system.which".to_owned(),
-        params_sha256: Digest::of(b""),
-        key: "k".to_owned(),
-        timeout_ms: 1000,
-    };
+    let request = it.invoke();
     let refused = it.hub().enter(&caller, request).err();
     assert_eq!(refused, Some(Refused::Cancelled { sent: false }));
     assert_eq!(it.hub().unanswered(), 0);
@@ -562,13 +567,7 @@ async fn nothing_is_begun_for_a_connection_that_has_gone() {
 async fn a_place_that_is_given_up_before_it_began_leaves_its_key_free() {
     let it = house(&["operator.admin"]);
     let caller = it.operator(&["operator.admin"]).await;
-    let request = once::Request {
-        node: it.device(),
-        command: "system.which".to_owned(),
-        params_sha256: Digest::of(b""),
-        key: "k".to_owned(),
-        timeout_ms: 1000,
-    };
+    let request = it.invoke();
     let first = it.hub().enter(&caller, request.clone()).ok().unwrap();
     let mut second = it.hub().enter(&caller, request.clone()).ok().unwrap();
     drop(first);
