@@ -179,7 +179,6 @@ impl Host {
         cwd: &Path,
         cancelled: &Cancelled,
     ) -> Result<Bound, NodeError> {
-        let unbound = || NodeError::denied("approval cannot safely bind this file");
         let inner = allowlist::inner(argv);
         let words = allowlist::words(argv);
         let text = shell::inline_text(argv);
@@ -202,11 +201,85 @@ impl Host {
                 names.take(0, value, cancelled)?;
             }
         }
-        let mut files: Vec<(usize, PathBuf, bool)> = Vec::new();
-        files.extend(program.clone().map(|it| (0, it, false)));
+        let files = self.files(program.as_deref(), &names, cwd, cancelled)?;
+        let mut left = EXEC_OPERAND_BYTES_MAX;
+        let mut may_keep = false;
+        let mut line = |file: &Named| {
+            let path = file.path.as_path();
+            let is_program = Some(path) == program.as_deref();
+            let hashed = match file.is_matched {
+                true => None,
+                false => content(path, &mut left, cancelled),
+            };
+            let digest = match hashed {
+                Some((sha256, is_machine_code)) => {
+                    may_keep |= is_program && is_machine_code;
+                    sha256
+                }
+                None if cancelled.is_set() => return Err(NodeError::cancelled()),
+                None if may_stamp || file.is_matched => stamp(path).ok_or_else(unbound)?,
+                None => return Err(unbound()),
+            };
+            // The program's path stands in the rule and in the plan.
+            let path = path.to_str().ok_or_else(unbound)?;
+            let path = if is_program { "" } else { path };
+            Ok(format!("{} {digest} {path}\n", file.index))
+        };
+        let mut list = files.iter().map(&mut line).collect::<Result<String, _>>()?;
+        // The shell or wrapper around it is bound, and is no part of a rule for what is inside.
+        let around = self
+            .find_program(&argv[0], cwd)
+            .filter(|it| files.iter().all(|known| known.path != *it))
+            .map(Named::program);
+        let around_line = around.as_ref().map(line).transpose()?;
+        let exact = || {
+            let inner = inner.as_ref()?;
+            let real = real
+                .as_ref()?
+                .to_str()
+                .filter(|it| allowlist::is_plain(it))?;
+            let rule = Rule::exact(real, &list, inner, cwd.to_str()?);
+            Some((rule, inner[0].clone()))
+        };
+        let exact = exact();
+        list.extend(around_line);
+        // The first file that is not the program stands for all of them.
+        let operand = files
+            .iter()
+            .find(|file| Some(&file.path) != program.as_ref())
+            .or(files.first())
+            .or(around.as_ref())
+            .map(|file| FileOperand {
+                argv_index: argv
+                    .iter()
+                    .position(|arg| arg.contains(&words[file.index]))
+                    .unwrap_or(0),
+                path: file.path.display().to_string(),
+                sha256: self.keyed(&list),
+            });
+        Ok(Bound {
+            operand,
+            exact,
+            may_keep,
+        })
+    }
+
+    /// The files that these names stand for on this machine, the program first, each once.
+    fn files(
+        &self,
+        program: Option<&Path>,
+        names: &Names,
+        cwd: &Path,
+        cancelled: &Cancelled,
+    ) -> Result<Vec<Named>, NodeError> {
+        let mut files: Vec<Named> = program.map(Named::program).into_iter().collect();
         let mut add = |index: usize, path: PathBuf, is_matched: bool| {
-            if path.is_file() && files.iter().all(|(_, known, _)| *known != path) {
-                files.push((index, path, is_matched));
+            if path.is_file() && files.iter().all(|known| known.path != path) {
+                files.push(Named {
+                    index,
+                    path,
+                    is_matched,
+                });
             }
             (files.len() <= EXEC_OPERANDS_MAX)
                 .then_some(())
@@ -236,77 +309,35 @@ impl Host {
                 add(*index, path, false)?;
             }
         }
-        let mut left = EXEC_OPERAND_BYTES_MAX;
-        let mut may_keep = false;
-        let mut line = |index: usize, path: &Path, is_matched: bool| {
-            let is_program = Some(path) == program.as_deref();
-            let hashed = if is_matched {
-                None
-            } else {
-                content(path, &mut left, cancelled)
-            };
-            let digest = match hashed {
-                Some((sha256, is_machine_code)) => {
-                    may_keep |= is_program && is_machine_code;
-                    sha256
-                }
-                None if cancelled.is_set() => return Err(NodeError::cancelled()),
-                None if may_stamp || is_matched => stamp(path).ok_or_else(unbound)?,
-                None => return Err(unbound()),
-            };
-            // The program's path stands in the rule and in the plan.
-            let path = path.to_str().ok_or_else(unbound)?;
-            let path = if is_program { "" } else { path };
-            Ok(format!("{index} {digest} {path}\n"))
-        };
-        let mut list = String::new();
-        for (index, path, is_matched) in &files {
-            list.push_str(&line(*index, path, *is_matched)?);
-        }
-        // The shell or wrapper around it is bound, and is no part of a rule for what is inside.
-        let around = self
-            .find_program(&argv[0], cwd)
-            .filter(|it| files.iter().all(|(_, known, _)| known != it));
-        let around_line = around
-            .as_ref()
-            .map(|path| line(0, path, false))
-            .transpose()?;
-        let exact = || {
-            let inner = inner.as_ref()?;
-            let real = real
-                .as_ref()?
-                .to_str()
-                .filter(|it| allowlist::is_plain(it))?;
-            let rule = Rule::exact(real, &list, inner, cwd.to_str()?);
-            Some((rule, inner[0].clone()))
-        };
-        let exact = exact();
-        list.extend(around_line);
-        let around = around.map(|it| (0, it, false));
-        // The first file that is not the program stands for all of them.
-        let operand = files
-            .iter()
-            .find(|(_, path, _)| Some(path) != program.as_ref())
-            .or(files.first())
-            .or(around.as_ref())
-            .map(|(index, path, _)| FileOperand {
-                argv_index: argv
-                    .iter()
-                    .position(|arg| arg.contains(&words[*index]))
-                    .unwrap_or(0),
-                path: path.display().to_string(),
-                sha256: self.keyed(&list),
-            });
-        Ok(Bound {
-            operand,
-            exact,
-            may_keep,
-        })
+        Ok(files)
     }
 
     /// As only this host, until it ends, can say it again.
     fn keyed(&self, text: &str) -> String {
         hex_lower(hmac::sign(&self.key, text.as_bytes()).as_ref())
+    }
+}
+
+fn unbound() -> NodeError {
+    NodeError::denied("approval cannot safely bind this file")
+}
+
+/// A file that a command names.
+struct Named {
+    /// Of the word that names it.
+    index: usize,
+    path: PathBuf,
+    /// A pattern stands for it: its content is not bound, only what it looks like from outside.
+    is_matched: bool,
+}
+
+impl Named {
+    fn program(path: impl Into<PathBuf>) -> Self {
+        Self {
+            index: 0,
+            path: path.into(),
+            is_matched: false,
+        }
     }
 }
 
@@ -338,9 +369,7 @@ impl Names {
             }
             list.push((index, name.to_owned()));
             let has_room = list.len() <= EXEC_OPERAND_NAMES_MAX;
-            has_room
-                .then_some(())
-                .ok_or_else(|| NodeError::denied("approval cannot safely bind this file"))
+            has_room.then_some(()).ok_or_else(unbound)
         })
     }
 }
